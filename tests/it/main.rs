@@ -1,1 +1,1 @@
-fn main(){}
+//! Scenarios against real Kafka, a registry and Postgres.

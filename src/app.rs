@@ -1,0 +1,1 @@
+//! Composition root: builds clients, spawns roles, shuts down in order.

@@ -1,0 +1,1 @@
+//! The command line: one subcommand, one match arm, one call.

@@ -1,0 +1,1 @@
+//! What the YAML says, with places; no I/O but reading files.

@@ -1,0 +1,1 @@
+//! Role `worker`: the engine that takes records through pipelines.

@@ -1,0 +1,85 @@
+//! The event: CloudEvents 1.0 attributes beside the vendor's untouched bytes, in Kafka binary content mode
+//! (`ce_*` headers, value as is; CloudEvents Kafka protocol binding 1.0.2).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, Utc};
+
+use crate::record::{Header, HeaderName, InRecord, OutRecord};
+
+/// CloudEvents attributes of an event, as far as Millrace uses them. Empty text means "not given".
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Attributes {
+    /// `ce_id`: the vendor's id of the event. For records without one: `topic/partition/offset`.
+    pub id: String,
+    /// `ce_source`: the connector's name, or the topic for records without one.
+    pub source: String,
+    /// `ce_type`: the vendor's event type.
+    pub kind: String,
+    /// `ce_subject`.
+    pub subject: Option<String>,
+    /// `ce_time`: when it happened, as the vendor says.
+    pub time: Option<DateTime<Utc>>,
+    /// `ce_tenant`: extension attribute; the tenant the event belongs to.
+    pub tenant: Option<String>,
+}
+
+impl Attributes {
+    /// Reads the attributes of a record. A record that is no CloudEvent gets the id `topic/partition/offset`, its
+    /// topic as source and an empty type, so that every record can be traced.
+    pub fn of(record: &InRecord) -> Self {
+        let text = |name: &str| record.header_text(name).map(str::to_owned);
+        Self {
+            id: text("ce_id")
+                .unwrap_or_else(|| format!("{}/{}/{}", record.topic, record.partition, record.offset)),
+            source: text("ce_source").unwrap_or_else(|| record.topic.to_string()),
+            kind: text("ce_type").unwrap_or_default(),
+            subject: text("ce_subject"),
+            time: record
+                .header_text("ce_time")
+                .and_then(|time| DateTime::parse_from_rfc3339(time).ok())
+                .map(|time| time.with_timezone(&Utc)),
+            tenant: text("ce_tenant"),
+        }
+    }
+}
+
+/// An event on its way into Kafka.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Event {
+    /// CloudEvents attributes.
+    pub attributes: Attributes,
+    /// Ordering key: becomes the record's key.
+    pub key: Option<Bytes>,
+    /// Media type of the payload (`content-type` header).
+    pub content_type: String,
+    /// W3C trace context, carried through when the sender gave one.
+    pub traceparent: Option<String>,
+    /// The vendor's bytes, untouched.
+    pub payload: Bytes,
+}
+
+impl Event {
+    /// The record of this event in binary content mode.
+    pub fn into_record(self, topic: Arc<str>) -> OutRecord {
+        let Self { attributes, key, content_type, traceparent, payload } = self;
+        let Attributes { id, source, kind, subject, time, tenant } = attributes;
+        let mut headers = vec![
+            Header::of("ce_specversion", "1.0"),
+            Header::of("ce_id", id),
+            Header::of("ce_source", source),
+            Header::of("ce_type", kind),
+            Header::of("content-type", content_type),
+        ];
+        let time = time.map(|time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true));
+        let optional =
+            [("ce_subject", subject), ("ce_time", time), ("ce_tenant", tenant), ("traceparent", traceparent)];
+        for (name, value) in optional {
+            if let Some(value) = value {
+                headers.push(Header { name: HeaderName::from_static(name), value: Some(Bytes::from(value)) });
+            }
+        }
+        OutRecord { topic, partition: None, timestamp_ms: None, key, value: Some(payload), headers }
+    }
+}

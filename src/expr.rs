@@ -1,0 +1,1 @@
+//! Expressions: the only file that names `vrl`.

@@ -1,0 +1,109 @@
+//! What is written down of every record: one execution result, and the KPI facts it gave rise to.
+//!
+//! Both are Avro records on their topics (`schemas/millrace.execution.avsc`, `schemas/millrace.kpi-fact.avsc`).
+//! The ledger balances per pipeline: ingested = succeeded + filtered + dead-lettered + in flight.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+
+/// Topic of the execution results.
+pub const EXECUTIONS_TOPIC: &str = "millrace.executions";
+/// Topic of the KPI facts.
+pub const KPI_FACTS_TOPIC: &str = "millrace.kpi-facts";
+/// Topic of the KPI values (compacted; absolute values).
+pub const KPIS_TOPIC: &str = "millrace.kpis";
+
+/// How a record ended in one pipeline.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub enum Outcome {
+    /// All stages were done.
+    Succeeded,
+    /// A filter dropped it, or no event type matched: counted, not an error.
+    Filtered,
+    /// It was written to the dead-letter topic.
+    DeadLettered,
+}
+
+impl Outcome {
+    /// Name in the ledger, in tables and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Filtered => "filtered",
+            Self::DeadLettered => "dead_lettered",
+        }
+    }
+
+    /// The outcome called `name`.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Succeeded, Self::Filtered, Self::DeadLettered]
+            .into_iter()
+            .find(|outcome| outcome.name() == name)
+    }
+}
+
+/// The one record that every event leaves per pipeline.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ExecutionResult {
+    /// Name of the pipeline.
+    pub pipeline: String,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Stage at which it was filtered or failed.
+    pub stage: Option<String>,
+    /// Class of the fault ([`crate::fault::FaultClass::name`]).
+    pub error_class: Option<String>,
+    /// What happened.
+    pub error: Option<String>,
+    /// Attempts of the stage that took most of them; 1 when nothing was retried.
+    pub attempts: u32,
+    /// `ce_id` of the event.
+    pub event_id: String,
+    /// `ce_source` of the event.
+    pub event_source: String,
+    /// `ce_type` of the event.
+    pub event_type: String,
+    /// Tenant, when the event names one.
+    pub tenant: Option<String>,
+    /// Topic of the source record.
+    pub topic: String,
+    /// Partition of the source record.
+    pub partition: i32,
+    /// Offset of the source record.
+    pub offset: i64,
+    /// When the event happened: `ce_time`, else Kafka's timestamp, else `started_at`.
+    pub event_time: DateTime<Utc>,
+    /// When the first stage began.
+    pub started_at: DateTime<Utc>,
+    /// From the first stage's begin to the verdict, in microseconds.
+    pub duration_us: i64,
+    /// Records written to output topics.
+    pub records_out: i32,
+    /// Hash of the compiled pipeline, so that a result can be traced to the text that made it.
+    pub config_hash: String,
+}
+
+/// One KPI fact: a number with a time and dimensions, of which KPIs are folded.
+#[derive(Clone, PartialEq, Debug)]
+pub struct KpiFact {
+    /// Name of the fact.
+    pub fact: String,
+    /// Its value; money in minor units. At most 28 significant digits.
+    pub value: Decimal,
+    /// When it happened; decides the window.
+    pub time: DateTime<Utc>,
+    /// Dimensions, by name.
+    pub dimensions: BTreeMap<String, String>,
+    /// Pipeline that stated it.
+    pub pipeline: String,
+    /// Tenant, when the event names one.
+    pub tenant: Option<String>,
+    /// Topic of the source record.
+    pub topic: String,
+    /// Partition of the source record.
+    pub partition: i32,
+    /// Offset of the source record.
+    pub offset: i64,
+}

@@ -1,0 +1,1 @@
+//! What the project means: names resolved, defaults filled, types checked.

@@ -1,0 +1,1 @@
+//! Role `project`: folds facts, results and tables into Postgres, rows and position in one transaction.

@@ -1,0 +1,1 @@
+//! Avro and the schema registry: the only folder that names `apache-avro` and `schema_registry_converter`.

@@ -1,0 +1,1 @@
+//! One leaf step of a pipeline per file: config, compile, apply.

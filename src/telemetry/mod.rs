@@ -1,0 +1,1 @@
+//! Metrics, logs: names fixed in one file.
