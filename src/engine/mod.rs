@@ -1,1 +1,3 @@
 //! Role `worker`: the engine that takes records through pipelines.
+
+pub mod verdict;

@@ -1,1 +1,4 @@
 //! What the project means: names resolved, defaults filled, types checked.
+
+pub mod flow;
+pub mod pipeline;

@@ -1,0 +1,108 @@
+//! A pipeline's stages as a tree: leaf stages, and the flow stages that hold lists of stages.
+
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::expr::Program;
+use crate::stages::Stage;
+
+/// One step.
+#[derive(Debug)]
+pub struct Step {
+    /// The step's id: as written, else its kind and number (`filter-1`).
+    pub id: Arc<str>,
+    /// Where it stands: `pipelines/a.yaml:12`.
+    pub place: Arc<str>,
+    /// What it does.
+    pub action: Action,
+    /// Its own error policy; `None` takes the pipeline's.
+    pub on_error: Option<ErrorPolicy>,
+}
+
+/// What a step does.
+#[derive(Debug)]
+pub enum Action {
+    /// A leaf stage.
+    Stage(Stage),
+    /// The first branch whose condition holds.
+    Route(Route),
+    /// The same steps for each element of a list.
+    ForEach(ForEach),
+}
+
+/// Branches; the first whose condition holds runs, or each that does.
+#[derive(Debug)]
+pub struct Route {
+    /// Whether every branch that matches runs, not only the first.
+    pub all: bool,
+    /// Branches in order.
+    pub branches: Vec<Branch>,
+    /// Steps when no branch matched; empty goes on.
+    pub otherwise: Vec<Step>,
+}
+
+/// One branch.
+#[derive(Debug)]
+pub struct Branch {
+    /// Condition.
+    pub when: Program,
+    /// Steps.
+    pub steps: Vec<Step>,
+}
+
+/// The same steps for each element; within them `.` is the element.
+#[derive(Debug)]
+pub struct ForEach {
+    /// Gives the list.
+    pub list: Program,
+    /// How many elements at the same time.
+    pub concurrency: NonZeroUsize,
+    /// Most elements of one event; more is a permanent fault.
+    pub items_max: usize,
+    /// Steps.
+    pub steps: Vec<Step>,
+}
+
+/// What to do when a step fails.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ErrorPolicy {
+    /// Retries in place.
+    pub retry: Retry,
+    /// What follows when retries are used up, or at once for faults that retrying cannot mend.
+    pub then: Then,
+}
+
+/// Retries in place, with exponential back-off and full jitter.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Retry {
+    /// Attempts in all; 1 means no retry.
+    pub attempts: NonZeroU32,
+    /// Wait before the second attempt; doubles each time.
+    pub backoff: Duration,
+    /// Longest wait.
+    pub max: Duration,
+}
+
+/// The end of an error policy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Then {
+    /// The record becomes a dead letter.
+    DeadLetter,
+    /// The step is skipped, the run goes on.
+    Ignore,
+}
+
+impl Default for ErrorPolicy {
+    /// Three attempts, 500 ms doubling to 5 s, then dead letter.
+    fn default() -> Self {
+        Self {
+            retry: Retry {
+                attempts: NonZeroU32::MIN.saturating_add(2),
+                backoff: Duration::from_millis(500),
+                max: Duration::from_secs(5),
+            },
+            then: Then::DeadLetter,
+        }
+    }
+}

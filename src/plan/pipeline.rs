@@ -1,0 +1,88 @@
+//! A compiled pipeline, and the consumer groups that pipelines form.
+
+use std::sync::Arc;
+
+use crate::plan::flow::{ErrorPolicy, Step};
+
+/// Delivery guarantee of a group, Kafka to Kafka.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Delivery {
+    /// Outputs, results, dead letters and offsets in one Kafka transaction.
+    ExactlyOnce,
+    /// Offsets after the outputs are acknowledged; a crash repeats some records.
+    AtLeastOnce,
+}
+
+/// What stays in order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Ordering {
+    /// Records of one key.
+    Key,
+    /// Records of one partition.
+    Partition,
+    /// Nothing.
+    None,
+}
+
+/// Event types a pipeline takes: exact, or all that begin with a prefix (`payment_intent.*`).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TypePattern {
+    /// This type.
+    Exact(String),
+    /// Types that begin so.
+    Prefix(String),
+}
+
+impl TypePattern {
+    /// Whether `kind` is meant.
+    pub fn matches(&self, kind: &str) -> bool {
+        match self {
+            Self::Exact(exact) => kind == exact,
+            Self::Prefix(prefix) => kind.starts_with(prefix.as_str()),
+        }
+    }
+}
+
+/// A compiled pipeline.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// Name: the file's name.
+    pub name: Arc<str>,
+    /// Topics it reads.
+    pub topics: Vec<Arc<str>>,
+    /// Event types it takes; empty takes all.
+    pub types: Vec<TypePattern>,
+    /// What stays in order.
+    pub ordering: Ordering,
+    /// Stages in order.
+    pub steps: Vec<Step>,
+    /// Policy for steps without one of their own.
+    pub on_error: ErrorPolicy,
+    /// Where its dead letters go: `<name>.dlq`.
+    pub dead_letter_topic: Arc<str>,
+    /// Hash of the compiled text, first 12 hexadecimal digits of SHA-256.
+    pub config_hash: Arc<str>,
+    /// Whether no stage waits for anything: such pipelines run to completion on the poll thread.
+    pub is_cpu_only: bool,
+}
+
+impl Pipeline {
+    /// Whether this pipeline takes an event of `kind` from `topic`.
+    pub fn takes(&self, topic: &str, kind: &str) -> bool {
+        self.topics.iter().any(|own| &**own == topic)
+            && (self.types.is_empty() || self.types.iter().any(|pattern| pattern.matches(kind)))
+    }
+}
+
+/// Pipelines that share consumer, parse and transaction.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// Consumer group id: `millrace.<group>`.
+    pub id: Arc<str>,
+    /// Guarantee; the same for all pipelines of a group.
+    pub delivery: Delivery,
+    /// All topics of its pipelines, sorted, each once.
+    pub topics: Vec<Arc<str>>,
+    /// Its pipelines, sorted by name.
+    pub pipelines: Vec<Arc<Pipeline>>,
+}
