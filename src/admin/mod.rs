@@ -1,1 +1,3 @@
 //! HTTP for operators: `/metrics`, `/health/live`, `/health/ready`.
+
+pub mod server;
