@@ -4,16 +4,50 @@
 //! The ledger balances per pipeline: ingested = succeeded + filtered + dead-lettered + in flight.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 
-/// Topic of the execution results.
-pub const EXECUTIONS_TOPIC: &str = "millrace.executions";
-/// Topic of the KPI facts.
-pub const KPI_FACTS_TOPIC: &str = "millrace.kpi-facts";
-/// Topic of the KPI values (compacted; absolute values).
-pub const KPIS_TOPIC: &str = "millrace.kpis";
+/// The first word of every name that one installation owns in a Kafka cluster: `millrace` unless set, so that
+/// several installations can share a cluster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Namespace(Arc<str>);
+
+impl Namespace {
+    /// A namespace of lower-case letters, digits, dots and hyphens, at most 64 characters. `None` otherwise.
+    pub fn new(name: &str) -> Option<Self> {
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+        let fits = (1..=64).contains(&name.len()) && name.chars().all(allowed);
+        fits.then(|| Self(name.into()))
+    }
+
+    /// Topic of the execution results.
+    pub fn executions_topic(&self) -> Arc<str> {
+        self.name("executions")
+    }
+
+    /// Topic of the KPI facts.
+    pub fn kpi_facts_topic(&self) -> Arc<str> {
+        self.name("kpi-facts")
+    }
+
+    /// Topic of the KPI values (compacted; absolute values).
+    pub fn kpis_topic(&self) -> Arc<str> {
+        self.name("kpis")
+    }
+
+    /// `<namespace>.<word>`: consumer groups and transactional ids.
+    pub fn name(&self, word: &str) -> Arc<str> {
+        format!("{}.{word}", self.0).into()
+    }
+}
+
+impl Default for Namespace {
+    fn default() -> Self {
+        Self("millrace".into())
+    }
+}
 
 /// How a record ended in one pipeline.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]

@@ -1,0 +1,8 @@
+//! What scenarios share: servers named by the environment, child processes, a project folder, a generator of
+//! Stripe-shaped events with its oracle, and readers of what came out.
+
+pub mod events;
+pub mod millrace;
+pub mod project;
+pub mod readback;
+pub mod servers;

@@ -1,0 +1,78 @@
+//! The servers that the scenarios run against, named by the environment.
+
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use sqlx::Connection as _;
+use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
+
+fn required(name: &str) -> String {
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("{name} names no server; run ./scripts/test, which starts what the scenarios need"))
+}
+
+/// Bootstrap servers of a real Kafka.
+pub fn kafka() -> String {
+    required("MILLRACE_TEST_KAFKA")
+}
+
+/// Address of a real schema registry.
+pub fn registry() -> String {
+    required("MILLRACE_TEST_REGISTRY")
+}
+
+/// Address of a real Postgres whose role may create databases.
+pub fn postgres() -> String {
+    required("MILLRACE_TEST_POSTGRES")
+}
+
+/// A word that no other test and no earlier run uses.
+pub fn unique(prefix: &str) -> String {
+    format!("{prefix}-{}", &uuid::Uuid::new_v4().simple().to_string()[..8])
+}
+
+/// A database of this test's own.
+pub struct Database {
+    /// Its address.
+    pub url: String,
+    /// Connections to it.
+    pub pool: PgPool,
+}
+
+/// Creates a database named after `name`.
+pub async fn database(name: &str) -> Database {
+    let base = postgres();
+    let name = name.replace('-', "_");
+    let mut admin = PgConnection::connect(&base).await.expect("Postgres answers");
+    sqlx::query(sqlx::AssertSqlSafe(format!("create database {name}")))
+        .execute(&mut admin)
+        .await
+        .expect("the role may create databases");
+    let (address, _) = base.rsplit_once('/').expect("the address names a database");
+    let url = format!("{address}/{name}");
+    let pool = PgPoolOptions::new()
+        .max_connections(2)
+        .acquire_timeout(Duration::from_secs(20))
+        .connect(&url)
+        .await
+        .expect("the new database answers");
+    Database { url, pool }
+}
+
+/// Creates topics directly, for scenarios that do not use `millrace apply`.
+pub async fn create_topics(topics: &[(&str, i32)]) {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", kafka())
+        .create()
+        .expect("an admin client can be made");
+    let specs: Vec<NewTopic<'_>> = topics
+        .iter()
+        .map(|(name, partitions)| NewTopic::new(name, *partitions, TopicReplication::Fixed(1)))
+        .collect();
+    let results = admin.create_topics(&specs, &AdminOptions::new()).await.expect("Kafka answers");
+    for result in results {
+        result.unwrap_or_else(|(topic, code)| panic!("topic {topic} could not be created: {code}"));
+    }
+}
