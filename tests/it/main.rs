@@ -1,1 +1,3 @@
 //! Scenarios against real Kafka, a registry and Postgres.
+
+mod support;

@@ -1,4 +1,5 @@
-//! What scenarios share: servers named by the environment, child processes, a project folder, a generator of
+#![allow(dead_code, reason = "scenarios use what they need of it")]
+
 //! Stripe-shaped events with its oracle, and readers of what came out.
 
 pub mod events;

@@ -6,7 +6,8 @@ use std::path::Path;
 pub fn write_payments(folder: &Path, name: &str) {
     let file = |path: &str, text: String| {
         let path = folder.join(path);
-        std::fs::create_dir_all(path.parent().expect("a path in the folder")).expect("the folder can be written");
+        std::fs::create_dir_all(path.parent().expect("a path in the folder"))
+            .expect("the folder can be written");
         std::fs::write(path, text).expect("the folder can be written");
     };
     file(
@@ -15,7 +16,10 @@ pub fn write_payments(folder: &Path, name: &str) {
             "description: Stripe events in\nsource:\n  verify: {{scheme: stripe, secrets: [{{env: STRIPE_WEBHOOK_SECRET}}]}}\n  topic: {name}.events\n  limits: {{rate: 100000/s}}\n"
         ),
     );
-    file(&format!("topics/{name}.events.yaml"), String::from("partitions: 12\nretention: 7d\nvalue: {format: json}\n"));
+    file(
+        &format!("topics/{name}.events.yaml"),
+        String::from("partitions: 12\nretention: 7d\nvalue: {format: json}\n"),
+    );
     file(
         &format!("topics/{name}.payments.yaml"),
         String::from(

@@ -41,8 +41,12 @@ pub fn read_all(kafka: &str, topic: &str) -> Vec<Back> {
         .create()
         .expect("a consumer can be made");
     let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(20)).expect("Kafka answers");
-    let partitions: Vec<i32> =
-        metadata.topics().iter().flat_map(|topic| topic.partitions()).map(|partition| partition.id()).collect();
+    let partitions: Vec<i32> = metadata
+        .topics()
+        .iter()
+        .flat_map(|topic| topic.partitions())
+        .map(|partition| partition.id())
+        .collect();
     assert!(!partitions.is_empty(), "topic {topic} exists");
     let mut list = TopicPartitionList::new();
     for partition in &partitions {

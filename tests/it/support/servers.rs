@@ -9,8 +9,9 @@ use sqlx::Connection as _;
 use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 
 fn required(name: &str) -> String {
-    std::env::var(name)
-        .unwrap_or_else(|_| panic!("{name} names no server; run ./scripts/test, which starts what the scenarios need"))
+    std::env::var(name).unwrap_or_else(|_| {
+        panic!("{name} names no server; run ./scripts/test, which starts what the scenarios need")
+    })
 }
 
 /// Bootstrap servers of a real Kafka.
@@ -63,10 +64,8 @@ pub async fn database(name: &str) -> Database {
 
 /// Creates topics directly, for scenarios that do not use `millrace apply`.
 pub async fn create_topics(topics: &[(&str, i32)]) {
-    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
-        .set("bootstrap.servers", kafka())
-        .create()
-        .expect("an admin client can be made");
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", kafka()).create().expect("an admin client can be made");
     let specs: Vec<NewTopic<'_>> = topics
         .iter()
         .map(|(name, partitions)| NewTopic::new(name, *partitions, TopicReplication::Fixed(1)))
