@@ -1,1 +1,3 @@
 //! Kafka: the only folder that names `rdkafka`.
+
+pub mod settings;
