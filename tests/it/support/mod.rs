@@ -1,6 +1,6 @@
-#![allow(dead_code, reason = "scenarios use what they need of it")]
-
+//! What scenarios share: servers named by the environment, child processes, a project folder, a generator of
 //! Stripe-shaped events with its oracle, and readers of what came out.
+#![allow(dead_code, reason = "scenarios use what they need of it")]
 
 pub mod events;
 pub mod millrace;
