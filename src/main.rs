@@ -1,1 +1,22 @@
-fn main() {}
+//! Parses what was typed, starts logging, calls the verb, prints the chain of an error, sets the exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use millrace::cli;
+use millrace::telemetry::logs;
+
+fn main() -> ExitCode {
+    let typed = cli::args::Cli::parse();
+    if let Err(error) = logs::start(typed.common.log_format, &typed.common.log_level) {
+        eprintln!("error: logging could not be started: {error}");
+        return ExitCode::from(cli::Exit::Refused as u8);
+    }
+    match cli::run(typed) {
+        Ok(exit) => ExitCode::from(exit as u8),
+        Err(error) => {
+            eprintln!("error: {}", logs::chain(error.as_ref()));
+            ExitCode::from(cli::exit_of(&error) as u8)
+        }
+    }
+}

@@ -60,7 +60,13 @@ pub struct Common {
     #[arg(long, global = true, env = "MILLRACE_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: logs::Format,
     /// What is logged, in RUST_LOG's syntax.
-    #[arg(long, global = true, env = "MILLRACE_LOG", default_value = "warn,millrace=info", value_name = "LEVEL")]
+    #[arg(
+        long,
+        global = true,
+        env = "MILLRACE_LOG",
+        default_value = "warn,millrace=info",
+        value_name = "LEVEL"
+    )]
     pub log_level: String,
 }
 

@@ -1,1 +1,81 @@
 //! The command line: one subcommand, one match arm, one call.
+
+pub mod args;
+pub mod health;
+pub mod output;
+
+use std::fmt;
+
+use crate::cli::args::{Cli, Verb};
+
+/// How a verb ended, as the exit code says it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// A check or a test failed.
+    Failed = 1,
+    /// The call's words are off.
+    Usage = 2,
+    /// The configuration was refused.
+    Refused = 3,
+    /// A server could not be reached.
+    Unreachable = 4,
+}
+
+/// Marks an error's exit code: `anyhow::Error::context(Ends(..))` would show in the text, so it is the root of one.
+#[derive(Debug)]
+pub struct Ends {
+    /// The exit code.
+    pub exit: Exit,
+    /// What happened, where, and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for Ends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Ends {}
+
+/// An error that ends the program with `exit`.
+pub fn ends(exit: Exit, message: impl Into<String>) -> anyhow::Error {
+    anyhow::Error::new(Ends { exit, message: message.into() })
+}
+
+/// The exit code of an error: what [`Ends`] says wherever it stands in the chain, else "failed".
+pub fn exit_of(error: &anyhow::Error) -> Exit {
+    error.chain().find_map(|cause| cause.downcast_ref::<Ends>()).map_or(Exit::Failed, |ends| ends.exit)
+}
+
+/// Runs what was typed.
+///
+/// # Errors
+/// Whatever keeps the verb from its work; [`exit_of`] gives the exit code.
+pub fn run(typed: Cli) -> anyhow::Result<Exit> {
+    let Cli { verb, common } = typed;
+    match verb {
+        Verb::Health(arguments) => health::run(arguments.metrics.metrics),
+        Verb::Completions(arguments) => completions(arguments.shell),
+        _ => Err(ends(Exit::Refused, format!("not built: {}", common.project.display()))),
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<Exit> {
+    let mut command = <Cli as clap::CommandFactory>::command();
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut command, "millrace", &mut text);
+    output::print(&String::from_utf8_lossy(&text))?;
+    Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_arguments_are_consistent() {
+        <super::Cli as clap::CommandFactory>::command().debug_assert();
+    }
+}

@@ -77,7 +77,8 @@ mod tests {
 
     #[test]
     fn columns_stand_in_line() {
-        let text = table(&["name", "n"], &[vec!["añb".into(), "1".into()], vec!["longer".into(), "22".into()]]);
+        let text =
+            table(&["name", "n"], &[vec!["añb".into(), "1".into()], vec!["longer".into(), "22".into()]]);
         assert_eq!(text, "name     n\nañb      1\nlonger   22\n");
     }
 }
