@@ -218,7 +218,10 @@ pub fn json(node: &Node) -> serde_json::Value {
         Yaml::Null => serde_json::Value::Null,
         Yaml::Bool(value) => (*value).into(),
         Yaml::Int(value) => (*value).into(),
-        Yaml::Float(value) => (*value).into(),
+        // Whole numbers above i64 are floats in the tree; JSON can hold some of them as they are.
+        Yaml::Float(value) => {
+            node.expression().and_then(|text| text.parse::<u64>().ok()).map_or((*value).into(), Into::into)
+        }
         Yaml::Text(text) => text.text.clone().into(),
         Yaml::List(items) => items.iter().map(json).collect(),
         Yaml::Map(entries) => entries

@@ -1,6 +1,7 @@
 //! A mistake in a project file: what, where, and what to write instead.
 
 use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -27,10 +28,28 @@ pub struct Span {
 impl Span {
     /// Line and column, both from 1, columns in characters.
     pub fn line_column(&self) -> (usize, usize) {
-        let before = &self.file.text[..self.start.min(self.file.text.len())];
+        let before = &self.file.text[..self.file.text.floor_char_boundary(self.start)];
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
         (line, column)
+    }
+}
+
+impl Span {
+    /// The stretch that is marked in a message: never past the end of its first line, on whole characters, and at
+    /// least one character wide where the line has one.
+    pub fn marked(&self) -> Range<usize> {
+        let text = &self.file.text;
+        let start = text.floor_char_boundary(self.start);
+        let line_end = text[start..].find('\n').map_or(text.len(), |at| start + at);
+        let end = text.floor_char_boundary(self.end).min(line_end);
+        let end = end.max(text.ceil_char_boundary((start + 1).min(line_end)));
+        start..start + text[start..end].trim_end().len().max(usize::from(end > start))
+    }
+
+    /// The whole of `file`, as a point at its begin: for mistakes that have no better place.
+    pub fn begin_of(file: &Arc<SourceFile>) -> Self {
+        Self { file: Arc::clone(file), start: 0, end: 0 }
     }
 }
 

@@ -5,6 +5,7 @@
 //! goes on with the rest, so that one run of `millrace check` shows all there is to mend.
 
 pub mod fields;
+pub mod files;
 pub mod lint;
 pub mod node;
 pub mod units;

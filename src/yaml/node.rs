@@ -197,23 +197,30 @@ impl<'a> Reader<'a> {
         }
         match event {
             Event::Scalar(text, style, anchor, tag) => {
-                if anchor != 0 || tag.is_some() {
-                    self.refuse(
-                        &span,
-                        "anchors and tags are not used in project files",
-                        "write the value itself",
-                    );
-                    return None;
-                }
+                self.untagged(anchor, tag.is_some(), &span)?;
                 Some(self.scalar(&text, style, span))
             }
-            Event::SequenceStart(..) => self.list(span, depth),
-            Event::MappingStart(..) => self.map(span, depth),
+            Event::SequenceStart(anchor, tag) => {
+                self.untagged(anchor, tag.is_some(), &span)?;
+                self.list(span, depth)
+            }
+            Event::MappingStart(anchor, tag) => {
+                self.untagged(anchor, tag.is_some(), &span)?;
+                self.map(span, depth)
+            }
             _ => {
                 self.refuse(&span, "aliases are not used in project files", "write the value itself");
                 None
             }
         }
+    }
+
+    fn untagged(&mut self, anchor: usize, has_tag: bool, span: &Span) -> Option<()> {
+        if anchor == 0 && !has_tag {
+            return Some(());
+        }
+        self.refuse(span, "anchors and tags are not used in project files", "write the value itself");
+        None
     }
 
     fn scalar(&self, text: &str, style: ScalarStyle, span: Span) -> Node {
@@ -302,9 +309,9 @@ impl<'a> Reader<'a> {
 /// Resolves a plain scalar by the YAML 1.2 core schema.
 fn plain(text: &str) -> Yaml {
     match text {
-        "" | "~" | "null" => return Yaml::Null,
-        "true" => return Yaml::Bool(true),
-        "false" => return Yaml::Bool(false),
+        "" | "~" | "null" | "Null" | "NULL" => return Yaml::Null,
+        "true" | "True" | "TRUE" => return Yaml::Bool(true),
+        "false" | "False" | "FALSE" => return Yaml::Bool(false),
         _ => {}
     }
     let looks_numeric = text.trim_start_matches(['-', '+']).starts_with(|first: char| first.is_ascii_digit());
@@ -312,7 +319,16 @@ fn plain(text: &str) -> Yaml {
         if let Ok(number) = text.parse::<i64>() {
             return Yaml::Int(number);
         }
-        if let Ok(number) = text.parse::<f64>() {
+        let radix = |digits: &str, radix| i64::from_str_radix(digits, radix).ok();
+        let in_radix = match text.split_at_checked(2) {
+            Some(("0x", digits)) => radix(digits, 16),
+            Some(("0o", digits)) => radix(digits, 8),
+            _ => None,
+        };
+        if let Some(number) = in_radix {
+            return Yaml::Int(number);
+        }
+        if let Some(number) = text.parse::<f64>().ok().filter(|number| number.is_finite()) {
             return Yaml::Float(number);
         }
     }
