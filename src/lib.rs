@@ -12,6 +12,7 @@ pub mod fault;
 pub mod ledger;
 pub mod position;
 pub mod record;
+pub mod secrets;
 pub mod telemetry;
 pub mod yaml;
 
@@ -21,7 +22,6 @@ pub mod expr;
 pub mod kafka;
 pub mod postgres;
 pub mod schema;
-pub mod secrets;
 
 // Rank 2: leaf steps of a pipeline.
 pub mod stages;
@@ -45,3 +45,6 @@ pub mod app;
 
 // Rank 8: command line.
 pub mod cli;
+
+#[cfg(test)]
+mod tests;

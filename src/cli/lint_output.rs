@@ -108,3 +108,69 @@ pub fn summary(lints: &[Lint], files_checked: usize, took: Duration) -> String {
 fn count(n: usize, noun: &str) -> String {
     if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use crate::yaml::lint::{Lints, SourceFile, Span};
+
+    use super::{rows, sort, summary, text};
+
+    fn lints() -> Lints {
+        let file = Arc::new(SourceFile {
+            path: PathBuf::from("pipelines/a.yaml"),
+            text: String::from("description: añb\nstages:\n  - fliter: .x\n"),
+        });
+        let empty = Arc::new(SourceFile { path: PathBuf::from("."), text: String::new() });
+        let mut lints = Lints::default();
+        let span = |start, end| Span { file: Arc::clone(&file), start, end };
+        let at = file.text.find("fliter").expect("written above");
+        lints.error(
+            "unknown-stage",
+            &span(at, at + 6),
+            "there is no stage `fliter`",
+            "did you mean `filter`?",
+        );
+        lints.error(
+            "unknown-stage",
+            &span(at, at + 6),
+            "there is no stage `fliter`",
+            "did you mean `filter`?",
+        );
+        // A place inside a character, and one that runs over several lines.
+        lints.warning("odd", &span(15, 30), "a mark over lines", "");
+        lints.error("empty-project", &Span::begin_of(&empty), "nothing here", "create something");
+        lints
+    }
+
+    #[test]
+    fn mistakes_are_shown_at_their_places_once_each() {
+        let mut lints = lints().0;
+        sort(&mut lints);
+        expect_test::expect![[r#"
+            error[empty-project]: nothing here
+            --> .
+             = help: create something
+            warning[odd]: a mark over lines
+             --> pipelines/a.yaml:1:15
+              |
+            1 | description: añb
+              |               ^^
+            error[unknown-stage]: there is no stage `fliter`
+             --> pipelines/a.yaml:3:5
+              |
+            3 |   - fliter: .x
+              |     ^^^^^^ did you mean `filter`?
+        "#]]
+        .assert_eq(&text(&lints, false));
+        assert_eq!(
+            summary(&lints, 14, Duration::from_millis(38)),
+            "2 errors and 1 warning in 2 files, 14 files checked in 38 ms"
+        );
+        let places: Vec<_> = rows(&lints).iter().map(|row| (row.severity, row.line, row.column)).collect();
+        assert_eq!(places, [("error", 1, 1), ("warning", 1, 15), ("error", 3, 5)]);
+    }
+}

@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod health;
+pub mod lint_output;
 pub mod output;
 
 use std::fmt;
