@@ -1,3 +1,10 @@
 //! Kafka: the only folder that names `rdkafka`.
 
 pub mod settings;
+
+mod arena;
+pub mod consumer;
+pub(crate) mod native;
+mod outgoing;
+pub mod partitioner;
+pub mod txn;

@@ -1,0 +1,97 @@
+//! Records of one polled batch in one piece of memory.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use rdkafka::message::{BorrowedMessage, Message};
+
+use crate::kafka::native;
+use crate::record::{Header, HeaderName, InRecord};
+
+/// The bytes of one batch's records in one piece of memory: one allocation a batch instead of several a record.
+pub(crate) struct Arena {
+    bytes: BytesMut,
+    pending: Vec<Pending>,
+    headers: Vec<(Range, Option<Range>)>,
+}
+
+type Range = std::ops::Range<usize>;
+
+/// A record whose bytes are in the arena.
+struct Pending {
+    topic: Arc<str>,
+    partition: i32,
+    offset: i64,
+    timestamp_ms: Option<i64>,
+    key: Option<Range>,
+    value: Option<Range>,
+    /// Its headers in the list of all headers.
+    headers: Range,
+}
+
+impl Arena {
+    /// Room for `bytes`; grows when more come.
+    pub(crate) fn with_capacity(bytes: usize) -> Self {
+        Self { bytes: BytesMut::with_capacity(bytes), pending: Vec::new(), headers: Vec::new() }
+    }
+
+    /// Records so far.
+    pub(crate) fn len(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// Bytes of keys, values and headers so far.
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Copies a record's bytes.
+    pub(crate) fn add(&mut self, topic: Arc<str>, message: &BorrowedMessage<'_>) {
+        let Self { bytes, pending, headers } = self;
+        let mut copy = |slice: &[u8]| {
+            let from = bytes.len();
+            bytes.extend_from_slice(slice);
+            from..bytes.len()
+        };
+        let headers_from = headers.len();
+        let key = message.key().map(&mut copy);
+        let value = message.payload().map(&mut copy);
+        native::each_header(message, |name, value| {
+            let name = copy(name);
+            headers.push((name, value.map(&mut copy)));
+        });
+        pending.push(Pending {
+            topic,
+            partition: message.partition(),
+            offset: message.offset(),
+            timestamp_ms: message.timestamp().to_millis(),
+            key,
+            value,
+            headers: headers_from..headers.len(),
+        });
+    }
+
+    /// Cuts the records out of the arena.
+    pub(crate) fn finish(self, records: &mut Vec<InRecord>) {
+        let Self { bytes, pending, headers } = self;
+        let bytes: Bytes = bytes.freeze();
+        let cut = |range: Range| bytes.slice(range);
+        records.reserve(pending.len());
+        for Pending { topic, partition, offset, timestamp_ms, key, value, headers: own } in pending {
+            let headers = headers[own]
+                .iter()
+                .map(|(name, value)| Header {
+                    name: HeaderName::from_bytes(cut(name.clone())),
+                    value: value.clone().map(cut),
+                })
+                .collect();
+            let (key, value) = (key.map(cut), value.map(cut));
+            records.push(InRecord { topic, partition, offset, timestamp_ms, key, value, headers });
+        }
+    }
+}

@@ -1,0 +1,451 @@
+//! A member of a consumer group, as the poll thread holds it.
+//!
+//! Only one thread may use it. The rebalance callback runs inside `poll` and must not wait for anything, so it only
+//! notes what the group wants ([`Intent`]); the engine drains and commits, and then calls [`GroupConsumer::assign`]
+//! or [`GroupConsumer::unassign`], for which librdkafka waits. While the consumer closes there is nobody to do so,
+//! and the callback does it itself.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rdkafka::ClientContext;
+use rdkafka::bindings::rd_kafka_resp_err_t as ResponseCode;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::kafka::arena::Arena;
+use crate::kafka::native::{self, Membership};
+use crate::kafka::settings::{ConsumerSettings, Start};
+use crate::position::{NextOffset, Partition};
+use crate::record::InRecord;
+
+/// How long the questions to the broker may take that stop the poll thread.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the group wants of this member. Its coordinator waits until the engine has followed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Intent {
+    /// Take these partitions.
+    Assign(Vec<Partition>),
+    /// Give these partitions away, after committing what is done.
+    Revoke(Vec<Partition>),
+    /// These partitions belong to others already: nothing may be committed.
+    Lost(Vec<Partition>),
+}
+
+/// Why the consumer cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsumerError {
+    /// librdkafka did not take the settings.
+    #[error("cannot start the consumer of group `{group}`")]
+    Start {
+        /// Consumer group.
+        group: String,
+        /// librdkafka's error.
+        source: KafkaError,
+    },
+    /// The position is not in the log: records were deleted before they were read.
+    #[error("group `{group}`: {detail}; the records between are gone; reset the group's offsets to go on")]
+    OffsetOutOfRange {
+        /// Consumer group.
+        group: String,
+        /// Which partitions, as far as known.
+        detail: String,
+    },
+    /// The client is unusable: fenced by a member of the same instance id, or not authorised.
+    #[error("the consumer of group `{group}` cannot go on")]
+    Fatal {
+        /// Consumer group.
+        group: String,
+        /// librdkafka's error.
+        source: KafkaError,
+    },
+    /// A question to the broker failed.
+    #[error("group `{group}`: cannot {action}")]
+    Ask {
+        /// Consumer group.
+        group: String,
+        /// What was tried.
+        action: &'static str,
+        /// librdkafka's error.
+        source: KafkaError,
+    },
+}
+
+/// Notes what happens in callbacks.
+struct Notes {
+    intents: Mutex<Vec<Intent>>,
+    commit_failure: Mutex<Option<KafkaError>>,
+    is_closing: AtomicBool,
+}
+
+impl ClientContext for Notes {}
+
+impl ConsumerContext for Notes {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, code: ResponseCode, list: &mut TopicPartitionList) {
+        let is_assign = code == ResponseCode::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        if self.is_closing.load(Ordering::Acquire) {
+            let result =
+                if is_assign { add_assignment(consumer, list) } else { remove_assignment(consumer, list) };
+            if let Err(error) = result {
+                tracing::warn!(%error, "could not follow a rebalance while closing");
+            }
+            return;
+        }
+        let partitions = partitions_of(list);
+        let intent = if is_assign {
+            Intent::Assign(partitions)
+        } else if consumer.assignment_lost() {
+            Intent::Lost(partitions)
+        } else {
+            Intent::Revoke(partitions)
+        };
+        locked(&self.intents).push(intent);
+    }
+
+    fn commit_callback(&self, result: Result<(), KafkaError>, _offsets: &TopicPartitionList) {
+        if let Err(error) = result {
+            *locked(&self.commit_failure) = Some(error);
+        }
+    }
+}
+
+/// A mutex that only one thread ever takes cannot be left in a broken state by another.
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn partitions_of(list: &TopicPartitionList) -> Vec<Partition> {
+    list.elements().iter().map(|element| Partition::new(element.topic(), element.partition())).collect()
+}
+
+fn list_of<'a>(partitions: impl IntoIterator<Item = &'a Partition>) -> TopicPartitionList {
+    let mut list = TopicPartitionList::new();
+    for partition in partitions {
+        list.add_partition(&partition.topic, partition.number);
+    }
+    list
+}
+
+fn add_assignment<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    list: &TopicPartitionList,
+) -> Result<(), KafkaError> {
+    match consumer.rebalance_protocol() {
+        RebalanceProtocol::Cooperative => consumer.incremental_assign(list),
+        RebalanceProtocol::None | RebalanceProtocol::Eager => consumer.assign(list),
+    }
+}
+
+fn remove_assignment<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    list: &TopicPartitionList,
+) -> Result<(), KafkaError> {
+    match consumer.rebalance_protocol() {
+        RebalanceProtocol::Cooperative => consumer.incremental_unassign(list),
+        RebalanceProtocol::None | RebalanceProtocol::Eager => consumer.unassign(),
+    }
+}
+
+/// Where a partition is read from next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum From {
+    /// This offset.
+    Offset(NextOffset),
+    /// The oldest record that is kept.
+    Oldest,
+}
+
+/// A member of a consumer group. Closes on drop, which may take seconds.
+pub struct GroupConsumer {
+    consumer: BaseConsumer<Notes>,
+    group: String,
+    start: Start,
+    /// Names of the topics seen, so that records share them.
+    topics: Vec<Arc<str>>,
+    arena_bytes: usize,
+}
+
+impl GroupConsumer {
+    /// Subscribes; the group's answer comes as an [`Intent`] of a later poll.
+    ///
+    /// # Errors
+    /// When librdkafka refuses the settings or the topics.
+    pub fn join(settings: &ConsumerSettings) -> Result<Self, ConsumerError> {
+        let notes = Notes {
+            intents: Mutex::new(Vec::new()),
+            commit_failure: Mutex::new(None),
+            is_closing: AtomicBool::new(false),
+        };
+        let start = |source| ConsumerError::Start { group: settings.group.clone(), source };
+        let consumer: BaseConsumer<Notes> =
+            settings.to_client_config().create_with_context(notes).map_err(start)?;
+        let topics: Vec<&str> = settings.topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&topics).map_err(start)?;
+        Ok(Self {
+            consumer,
+            group: settings.group.clone(),
+            start: settings.start,
+            topics: settings.topics.iter().map(|topic| Arc::from(topic.as_str())).collect(),
+            arena_bytes: 0,
+        })
+    }
+
+    /// Appends up to `records_max` records to `records`, waiting up to `wait` for the first, and returns whether no
+    /// more were ready. Ends at once when the group wants something ([`Self::take_intents`]).
+    ///
+    /// # Errors
+    /// Only those after which the group's work cannot go on; lost connections are not among them.
+    pub fn poll(
+        &mut self,
+        records_max: usize,
+        wait: Duration,
+        records: &mut Vec<InRecord>,
+    ) -> Result<bool, ConsumerError> {
+        let mut arena = Arena::with_capacity(self.arena_bytes);
+        let mut is_short = false;
+        while arena.len() < records_max {
+            let wait = if arena.is_empty() { wait } else { Duration::ZERO };
+            match self.consumer.poll(wait) {
+                Some(Ok(message)) => {
+                    let topic = shared_name(&mut self.topics, message.topic());
+                    arena.add(topic, &message);
+                }
+                Some(Err(error)) => self.judge(error)?,
+                None => {
+                    is_short = true;
+                    break;
+                }
+            }
+        }
+        self.arena_bytes = arena.size_bytes();
+        arena.finish(records);
+        Ok(is_short)
+    }
+
+    /// What the group has asked for since the last call, oldest first.
+    pub fn take_intents(&mut self) -> Vec<Intent> {
+        std::mem::take(&mut *locked(&self.consumer.context().intents))
+    }
+
+    /// Why the last asynchronous commit failed, once.
+    pub fn take_commit_failure(&mut self) -> Option<KafkaError> {
+        locked(&self.consumer.context().commit_failure).take()
+    }
+
+    /// Which errors end the work and which pass by themselves.
+    fn judge(&self, error: KafkaError) -> Result<(), ConsumerError> {
+        let group = self.group.clone();
+        match error {
+            KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => {
+                Err(ConsumerError::OffsetOutOfRange { group, detail: self.out_of_range() })
+            }
+            KafkaError::MessageConsumptionFatal(_) => Err(ConsumerError::Fatal { group, source: error }),
+            KafkaError::MessageConsumption(code) => {
+                // Connections come back, topics appear, rights are granted: librdkafka goes on trying.
+                tracing::warn!(group, code = ?code, error = %error, "consumer");
+                Ok(())
+            }
+            KafkaError::PartitionEOF(_) => Ok(()),
+            other => Err(ConsumerError::Fatal { group, source: other }),
+        }
+    }
+
+    fn out_of_range(&self) -> String {
+        let mut found = Vec::new();
+        let assigned = self.consumer.assignment().map(|list| partitions_of(&list)).unwrap_or_default();
+        let committed = self.committed(&assigned).unwrap_or_default();
+        for (partition, position) in committed {
+            let kept = self.consumer.fetch_watermarks(&partition.topic, partition.number, ASK_TIMEOUT);
+            if let (Some(NextOffset(next)), Ok((low, high))) = (position, kept)
+                && !(low..=high).contains(&next)
+            {
+                found.push(format!("{partition} is at offset {next}, the log holds {low} to {high}"));
+            }
+        }
+        if found.is_empty() { "an offset is not in the log".to_owned() } else { found.join(", ") }
+    }
+
+    /// Committed offsets, waiting for open transactions on them to end. `None` where nothing is committed.
+    ///
+    /// # Errors
+    /// When the coordinator does not answer within seconds.
+    pub fn committed(
+        &self,
+        partitions: &[Partition],
+    ) -> Result<Vec<(Partition, Option<NextOffset>)>, ConsumerError> {
+        if partitions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ask = |source| self.failed("read the committed offsets", source);
+        let list = self.consumer.committed_offsets(list_of(partitions), ASK_TIMEOUT).map_err(ask)?;
+        list.elements()
+            .iter()
+            .map(|element| {
+                element.error().map_err(ask)?;
+                let next = match element.offset() {
+                    Offset::Offset(next) => Some(NextOffset(next)),
+                    _ => None,
+                };
+                Ok((Partition::new(element.topic(), element.partition()), next))
+            })
+            .collect()
+    }
+
+    /// Where each of `partitions` goes on: its committed offset, else where the settings say. A start at the end is
+    /// committed here, or a restart before the first commit would skip records.
+    ///
+    /// # Errors
+    /// When the broker does not answer within seconds.
+    pub fn resolve(&self, partitions: &[Partition]) -> Result<Vec<(Partition, From)>, ConsumerError> {
+        let mut resolved = Vec::with_capacity(partitions.len());
+        let mut fresh = Vec::new();
+        for (partition, committed) in self.committed(partitions)? {
+            let from = match (committed, self.start) {
+                (Some(next), _) => From::Offset(next),
+                (None, Start::Earliest) => From::Oldest,
+                (None, Start::Latest) => {
+                    let (_, end) = self
+                        .consumer
+                        .fetch_watermarks(&partition.topic, partition.number, ASK_TIMEOUT)
+                        .map_err(|source| self.failed("read the ends of the partitions", source))?;
+                    fresh.push((partition.clone(), NextOffset(end)));
+                    From::Offset(NextOffset(end))
+                }
+            };
+            resolved.push((partition, from));
+        }
+        if !fresh.is_empty() {
+            self.commit(&fresh, CommitMode::Sync)?;
+        }
+        Ok(resolved)
+    }
+
+    /// Follows [`Intent::Assign`].
+    ///
+    /// # Errors
+    /// When librdkafka refuses.
+    pub fn assign(&self, partitions: &[(Partition, From)]) -> Result<(), ConsumerError> {
+        let list = self.positions(partitions)?;
+        add_assignment(&self.consumer, &list).map_err(|source| self.failed("assign", source))
+    }
+
+    /// Follows [`Intent::Revoke`] and [`Intent::Lost`]. Partitions that are paused must be resumed before, as
+    /// librdkafka keeps the pause for the next time they come.
+    ///
+    /// # Errors
+    /// When librdkafka refuses.
+    pub fn unassign(&self, partitions: &[Partition]) -> Result<(), ConsumerError> {
+        remove_assignment(&self.consumer, &list_of(partitions))
+            .map_err(|source| self.failed("unassign", source))
+    }
+
+    /// Reads on from other positions; records fetched before are thrown away.
+    ///
+    /// # Errors
+    /// When a partition cannot be moved, or not within seconds.
+    pub fn seek(&self, partitions: &[(Partition, From)]) -> Result<(), ConsumerError> {
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        let seek = |source| self.failed("seek", source);
+        let list = self.consumer.seek_partitions(self.positions(partitions)?, ASK_TIMEOUT).map_err(seek)?;
+        list.elements().iter().try_for_each(|element| element.error().map_err(seek))
+    }
+
+    fn positions(&self, partitions: &[(Partition, From)]) -> Result<TopicPartitionList, ConsumerError> {
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for (partition, from) in partitions {
+            let offset = match from {
+                From::Offset(NextOffset(next)) => Offset::Offset(*next),
+                From::Oldest => Offset::Beginning,
+            };
+            list.add_partition_offset(&partition.topic, partition.number, offset)
+                .map_err(|source| self.failed("name a position", source))?;
+        }
+        Ok(list)
+    }
+
+    /// Stops fetching; librdkafka throws away what it has ready.
+    ///
+    /// # Errors
+    /// When librdkafka does not know a partition.
+    pub fn pause(&self, partitions: &[Partition]) -> Result<(), ConsumerError> {
+        self.consumer.pause(&list_of(partitions)).map_err(|source| self.failed("pause", source))
+    }
+
+    /// Fetches again. Only for partitions that were paused: librdkafka repeats records otherwise.
+    ///
+    /// # Errors
+    /// When librdkafka does not know a partition.
+    pub fn resume(&self, partitions: &[Partition]) -> Result<(), ConsumerError> {
+        self.consumer.resume(&list_of(partitions)).map_err(|source| self.failed("resume", source))
+    }
+
+    /// Commits outside of a transaction.
+    ///
+    /// # Errors
+    /// When the broker refuses (sync), or librdkafka does not take it.
+    pub fn commit(&self, offsets: &[(Partition, NextOffset)], mode: CommitMode) -> Result<(), ConsumerError> {
+        let list = offset_list(offsets).map_err(|source| self.failed("name an offset", source))?;
+        self.consumer.commit(&list, mode).map_err(|source| self.failed("commit offsets", source))
+    }
+
+    /// This member, for a transaction's offsets; `None` while it is not in the group or has lost its partitions.
+    pub fn membership(&self) -> Option<Membership> {
+        if self.consumer.assignment_lost() { None } else { Membership::of(&self.consumer) }
+    }
+
+    /// End of a partition, as the last fetch told.
+    pub fn end_of(&self, partition: &Partition) -> Option<NextOffset> {
+        native::cached_end(&self.consumer, &partition.topic, partition.number).map(NextOffset)
+    }
+
+    /// From here on rebalances are followed inside the callback. To be called before drop.
+    pub fn begin_close(&self) {
+        self.consumer.context().is_closing.store(true, Ordering::Release);
+    }
+
+    fn failed(&self, action: &'static str, source: KafkaError) -> ConsumerError {
+        ConsumerError::Ask { group: self.group.clone(), action, source }
+    }
+}
+
+impl Drop for GroupConsumer {
+    fn drop(&mut self) {
+        // An intent that nobody followed would make the close wait for ever.
+        self.begin_close();
+        for intent in self.take_intents() {
+            let result = match intent {
+                Intent::Assign(partitions) => add_assignment(&self.consumer, &list_of(&partitions)),
+                Intent::Revoke(partitions) | Intent::Lost(partitions) => {
+                    remove_assignment(&self.consumer, &list_of(&partitions))
+                }
+            };
+            if let Err(error) = result {
+                tracing::warn!(group = self.group, %error, "could not follow a rebalance while closing");
+            }
+        }
+    }
+}
+
+/// Offsets as librdkafka wants them.
+pub(crate) fn offset_list(offsets: &[(Partition, NextOffset)]) -> Result<TopicPartitionList, KafkaError> {
+    let mut list = TopicPartitionList::with_capacity(offsets.len());
+    for (partition, NextOffset(next)) in offsets {
+        list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(*next))?;
+    }
+    Ok(list)
+}
+
+/// The one copy of a topic's name that all records share.
+fn shared_name(names: &mut Vec<Arc<str>>, name: &str) -> Arc<str> {
+    if let Some(known) = names.iter().find(|known| &***known == name) {
+        return Arc::clone(known);
+    }
+    names.push(Arc::from(name));
+    Arc::clone(names.last().expect("just pushed"))
+}

@@ -1,0 +1,202 @@
+//! A producer for one thread that chooses partitions itself: by key as Java's clients do, and without a key the same
+//! partition for a whole batch, which makes fewer and larger requests.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::ClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
+
+use crate::kafka::native::{self, TopicHandle};
+use crate::kafka::partitioner::partition_of;
+use crate::record::OutRecord;
+
+/// How long the question after a topic's partitions may take.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Partitions may be added to a topic; after this long they are counted again.
+const PARTITIONS_VALID: Duration = Duration::from_secs(300);
+
+/// Why a record was not taken or not delivered.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SendError {
+    /// The topic does not exist, or may not be seen.
+    #[error("cannot write to topic `{topic}`")]
+    Topic {
+        /// Topic.
+        topic: Arc<str>,
+        /// librdkafka's error.
+        source: KafkaError,
+    },
+    /// librdkafka did not take the record.
+    #[error("a record of {bytes} bytes for topic `{topic}` was not taken: {code:?}")]
+    Refused {
+        /// Topic.
+        topic: Arc<str>,
+        /// Bytes of key, value and headers.
+        bytes: usize,
+        /// librdkafka's code.
+        code: RDKafkaErrorCode,
+    },
+    /// A record was taken and not delivered.
+    #[error("a record of {bytes} bytes was not delivered to {topic}/{partition}: {code:?}")]
+    Undelivered {
+        /// Topic.
+        topic: String,
+        /// Partition.
+        partition: i32,
+        /// Bytes of the value.
+        bytes: usize,
+        /// librdkafka's code.
+        code: RDKafkaErrorCode,
+    },
+    /// Records were neither delivered nor reported as failed in time.
+    #[error("records were not delivered within {0:?}")]
+    TimedOut(Duration),
+}
+
+impl SendError {
+    /// Whether the same records would be refused again, however often they are sent.
+    pub fn is_too_large(&self) -> bool {
+        match self {
+            Self::Refused { code, .. } | Self::Undelivered { code, .. } => {
+                matches!(code, RDKafkaErrorCode::MessageSizeTooLarge)
+            }
+            Self::Topic { .. } | Self::TimedOut(_) => false,
+        }
+    }
+}
+
+/// Notes the first record that failed.
+#[derive(Default)]
+pub(crate) struct Reports(Mutex<Option<SendError>>);
+
+impl ClientContext for Reports {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(%error, reason, "producer");
+    }
+}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, report: &DeliveryResult<'_>, (): ()) {
+        let Err((error, message)) = report else { return };
+        let failed = SendError::Undelivered {
+            topic: message.topic().to_owned(),
+            partition: message.partition(),
+            bytes: message.payload_len(),
+            code: error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown),
+        };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failed);
+    }
+}
+
+struct Topic {
+    handle: TopicHandle,
+    partitions: i32,
+    counted_at: Instant,
+}
+
+/// A producer, and the topics it has written to.
+pub(crate) struct Outgoing {
+    // Before the producer: handles must be dropped first.
+    topics: HashMap<Arc<str>, Topic>,
+    producer: BaseProducer<Reports>,
+    delivery_timeout: Duration,
+    /// Partition of records without a key, modulo the topic's number of partitions; another for each batch.
+    keyless: i32,
+}
+
+impl Outgoing {
+    /// Starts a producer.
+    pub(crate) fn new(config: &ClientConfig, delivery_timeout: Duration) -> Result<Self, KafkaError> {
+        let producer = config.create_with_context(Reports::default())?;
+        Ok(Self { topics: HashMap::new(), producer, delivery_timeout, keyless: 0 })
+    }
+
+    /// The producer, for transactional calls.
+    pub(crate) fn producer(&self) -> &BaseProducer<Reports> {
+        &self.producer
+    }
+
+    /// Gives all of `records` to the queue, in order. Waits while the queue is full.
+    pub(crate) fn send_all(&mut self, records: &[OutRecord]) -> Result<(), SendError> {
+        self.keyless = self.keyless.wrapping_add(1) & i32::MAX;
+        records.iter().try_for_each(|record| self.send(record))
+    }
+
+    fn send(&mut self, record: &OutRecord) -> Result<(), SendError> {
+        let Self { topics, producer, delivery_timeout, keyless } = self;
+        let known =
+            topics.get(&record.topic).is_some_and(|topic| topic.counted_at.elapsed() < PARTITIONS_VALID);
+        if !known {
+            let topic = look_up(producer, &record.topic)?;
+            topics.insert(Arc::clone(&record.topic), topic);
+        }
+        let topic = topics.get(&record.topic).expect("present or inserted above");
+        let partition = match (record.partition, &record.key) {
+            (Some(fixed), _) => fixed,
+            (None, Some(key)) => partition_of(key, topic.partitions),
+            (None, None) => *keyless % topic.partitions,
+        };
+        let begun = Instant::now();
+        loop {
+            match native::produce(producer, &topic.handle, partition, record) {
+                Ok(()) => return Ok(()),
+                Err(RDKafkaErrorCode::QueueFull) if begun.elapsed() < *delivery_timeout => {
+                    producer.poll(Duration::from_millis(1));
+                }
+                Err(code) => {
+                    let (topic, bytes) = (Arc::clone(&record.topic), record.size_bytes());
+                    return Err(SendError::Refused { topic, bytes, code });
+                }
+            }
+        }
+    }
+
+    /// Waits until all records sent are acknowledged. Each of them is, or fails, within the delivery timeout.
+    pub(crate) fn flush(&mut self) -> Result<(), SendError> {
+        let limit = self.delivery_timeout * 2;
+        let begun = Instant::now();
+        while !native::flush(&self.producer, Duration::from_millis(100)) {
+            // Reports of failed records are counted as waiting until they are served.
+            self.serve();
+            if begun.elapsed() > limit {
+                return Err(SendError::TimedOut(limit));
+            }
+        }
+        self.serve();
+        match self.take_failure() {
+            Some(failure) => Err(failure),
+            None => Ok(()),
+        }
+    }
+
+    /// Serves what librdkafka wants to tell, without waiting.
+    pub(crate) fn serve(&self) {
+        self.producer.poll(Duration::ZERO);
+    }
+
+    /// The first record that failed since the last call.
+    pub(crate) fn take_failure(&self) -> Option<SendError> {
+        self.producer.context().0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+fn look_up(producer: &BaseProducer<Reports>, name: &Arc<str>) -> Result<Topic, SendError> {
+    let failed = |source| SendError::Topic { topic: Arc::clone(name), source };
+    let metadata = producer.client().fetch_metadata(Some(name), ASK_TIMEOUT).map_err(failed)?;
+    let found = metadata.topics().iter().find(|topic| topic.name() == &**name);
+    let missing = || failed(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition));
+    let found = found.filter(|topic| topic.error().is_none()).ok_or_else(missing)?;
+    let partitions = i32::try_from(found.partitions().len()).unwrap_or(i32::MAX);
+    if partitions == 0 {
+        return Err(missing());
+    }
+    let handle = TopicHandle::new(producer, name).ok_or_else(missing)?;
+    Ok(Topic { handle, partitions, counted_at: Instant::now() })
+}

@@ -1,0 +1,378 @@
+//! Records and the offsets they follow from, in one Kafka transaction.
+//!
+//! Every call here blocks and may do so as long as a broker is away; it belongs on a thread of its own. What holds:
+//! - The group membership in a [`Batch`] is taken before its transaction begins. The broker refuses the offsets when
+//!   the group has gone on without the member, and the transaction is aborted. Librdkafka would also send offsets
+//!   without a generation, which the broker takes from anybody: [`Membership`] cannot be made without one.
+//! - Producers take turns, one open transaction at a time ([`TransactionSettings::turns`]). The next one begins only
+//!   after the commit of the former was answered, so the records of a partition stay in the order of transactions;
+//!   the broker applies offsets of two producers in the order they were written.
+//! - A producer that failed, or whose commit was slow, is never used again. Its successor of the same
+//!   `transactional.id` begins with `init_transactions`, which ends whatever was open and fences requests that are
+//!   still on their way (librdkafka has no KIP-890). After that, and not before, committed offsets can be read.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::Producer;
+use rdkafka::util::Timeout;
+
+use crate::kafka::consumer::offset_list;
+use crate::kafka::native::{self, Membership, TransactionError};
+use crate::kafka::outgoing::{Outgoing, SendError};
+use crate::kafka::settings::{ProducerSettings, TransactionSettings};
+use crate::position::{NextOffset, Partition};
+use crate::record::OutRecord;
+
+/// How long one transactional call may take before it is made again.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two attempts of a call that can be repeated.
+const CALL_PAUSE: Duration = Duration::from_millis(50);
+/// Attempts of such a call.
+const CALL_ATTEMPTS: u32 = 20;
+
+/// What belongs into one transaction.
+pub struct Batch {
+    /// Records, in the order in which they are to stand.
+    pub records: Vec<OutRecord>,
+    /// Source offsets that they follow from.
+    pub offsets: Vec<(Partition, NextOffset)>,
+    /// The group member that read them.
+    pub membership: Membership,
+}
+
+/// Why a transaction, or the sending of records, failed.
+#[derive(Debug, thiserror::Error)]
+pub enum TxnError {
+    /// Another process uses the same `transactional.id`: one of the two must go.
+    #[error("another process uses the transactional id `{id}`")]
+    Fenced {
+        /// `transactional.id`.
+        id: String,
+    },
+    /// A transactional call failed.
+    #[error("transaction of `{id}` failed at {step}")]
+    Call {
+        /// `transactional.id`.
+        id: String,
+        /// The call.
+        step: &'static str,
+        /// What librdkafka says.
+        source: TransactionError,
+    },
+    /// A record was refused or not delivered.
+    #[error("cannot send")]
+    Send(#[source] SendError),
+    /// librdkafka did not take the settings.
+    #[error("cannot start a producer")]
+    Start(#[source] KafkaError),
+}
+
+impl TxnError {
+    /// Whether trying again cannot help: the role must stop and say so.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Fenced { .. } | Self::Start(_) => true,
+            Self::Call { .. } => false,
+            Self::Send(error) => error.is_too_large(),
+        }
+    }
+}
+
+/// Where tests let the process die (`MILLRACE_FAILPOINT=<name>` or `<name>:<n>` for the n-th time).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Failpoint {
+    /// All records are acknowledged, no offsets are sent.
+    AfterSend,
+    /// Offsets are sent, too.
+    AfterSendOffsets,
+    /// While the commit is on its way.
+    InCommit,
+    /// The commit was answered; nobody was told.
+    AfterCommit,
+}
+
+/// A failpoint and how often it is still passed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FailAt {
+    /// Where.
+    pub point: Failpoint,
+    /// Which time; 1 is the first.
+    pub nth: u32,
+}
+
+impl FailAt {
+    /// Reads `after_send:5`; `None` when it is something else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (name, nth) = text.split_once(':').unwrap_or((text, "1"));
+        let point = match name {
+            "after_send" => Failpoint::AfterSend,
+            "after_send_offsets" => Failpoint::AfterSendOffsets,
+            "in_commit" => Failpoint::InCommit,
+            "after_commit" => Failpoint::AfterCommit,
+            _ => return None,
+        };
+        Some(Self { point, nth: nth.parse().ok().filter(|nth| *nth > 0)? })
+    }
+
+    /// What `MILLRACE_FAILPOINT` says.
+    pub fn from_env() -> Option<Self> {
+        Self::parse(&std::env::var("MILLRACE_FAILPOINT").ok()?)
+    }
+}
+
+/// Runs transactions one after another.
+pub struct Transactor {
+    settings: TransactionSettings,
+    /// `None` after a failure: made anew when its turn comes.
+    turns: Vec<Option<Outgoing>>,
+    next: usize,
+    fail_at: Option<FailAt>,
+}
+
+impl Transactor {
+    /// Starts the producers, which ends what a former run left open. Blocks.
+    ///
+    /// # Errors
+    /// When a coordinator cannot be reached ([`TxnError::is_final`] is false: try again) or refuses.
+    pub fn open(settings: TransactionSettings, fail_at: Option<FailAt>) -> Result<Self, TxnError> {
+        let turns: Vec<_> = (0..settings.turns.max(1)).map(|_| None).collect();
+        let mut transactor = Self { settings, turns, next: 0, fail_at };
+        transactor.recover()?;
+        Ok(transactor)
+    }
+
+    /// Replaces the producers that are not to be used again. Afterwards no transaction of this instance is open or
+    /// undecided.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn recover(&mut self) -> Result<(), TxnError> {
+        for turn in 0..self.turns.len() {
+            if self.turns[turn].is_none() {
+                self.turns[turn] = Some(start(&self.settings, turn)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// One transaction, from begin to commit. After an error nothing of `batch` is to be seen by readers of committed
+    /// records, unless the commit itself was left undecided: call [`Self::recover`] until it succeeds, then read the
+    /// committed offsets to know.
+    ///
+    /// # Errors
+    /// See [`TxnError::is_final`].
+    pub fn run(&mut self, batch: &Batch) -> Result<(), TxnError> {
+        self.recover()?;
+        let turn = self.next;
+        self.next = (turn + 1) % self.turns.len();
+        let mut outgoing = self.turns[turn].take().expect("recover fills every turn");
+        let begun = Instant::now();
+        let id = self.id(turn);
+        match self.attempt(&id, &mut outgoing, batch) {
+            Ok(commit_took) => {
+                if commit_took < self.settings.slow_commit() {
+                    self.turns[turn] = Some(outgoing);
+                } else {
+                    tracing::warn!(id, ?commit_took, "slow commit: the producer is replaced");
+                }
+                Ok(())
+            }
+            Err(error) => {
+                if let Err(error) = outgoing.producer().abort_transaction(CALL_TIMEOUT) {
+                    tracing::debug!(id, %error, "abort; the next producer of this id ends the transaction");
+                }
+                Err(judge(error, begun.elapsed(), &self.settings))
+            }
+        }
+    }
+
+    /// Serves the producers while there is nothing to send.
+    pub fn idle(&self) {
+        self.turns.iter().flatten().for_each(Outgoing::serve);
+    }
+
+    fn id(&self, turn: usize) -> String {
+        format!("{}.{turn}", self.settings.id)
+    }
+
+    /// Returns how long the commit took.
+    fn attempt(&mut self, id: &str, outgoing: &mut Outgoing, batch: &Batch) -> Result<Duration, TxnError> {
+        let Batch { records, offsets, membership } = batch;
+        repeat(id, "begin", || outgoing.producer().begin_transaction())?;
+        outgoing.send_all(records).map_err(TxnError::Send)?;
+        self.pass(Failpoint::AfterSend, || outgoing.flush());
+        // The records are on their way meanwhile.
+        let list = offset_list(offsets).map_err(TxnError::Start)?;
+        repeat_native(id, "send offsets", || {
+            native::send_offsets(outgoing.producer(), &list, membership, CALL_TIMEOUT)
+        })?;
+        self.pass(Failpoint::AfterSendOffsets, || outgoing.flush());
+        outgoing.flush().map_err(TxnError::Send)?;
+        self.pass_in_commit();
+        let begun = Instant::now();
+        // Other time limits than "never" leave librdkafka's idea of the transaction apart from the broker's.
+        repeat(id, "commit", || outgoing.producer().commit_transaction(Timeout::Never))?;
+        self.pass(Failpoint::AfterCommit, || Ok(()));
+        Ok(begun.elapsed())
+    }
+
+    /// Dies here if a test wants it so, after `before`.
+    fn pass(&mut self, point: Failpoint, before: impl FnOnce() -> Result<(), SendError>) {
+        if self.is_due(point) {
+            // The test wants the state after a flush; whether it succeeded shows in what the test finds.
+            let _ = before();
+            std::process::abort();
+        }
+    }
+
+    fn pass_in_commit(&mut self) {
+        if self.is_due(Failpoint::InCommit) {
+            std::thread::spawn(|| {
+                std::thread::sleep(Duration::from_micros(700));
+                std::process::abort();
+            });
+        }
+    }
+
+    fn is_due(&mut self, point: Failpoint) -> bool {
+        let Some(fail_at) = self.fail_at.as_mut().filter(|fail_at| fail_at.point == point) else {
+            return false;
+        };
+        fail_at.nth -= 1;
+        fail_at.nth == 0
+    }
+}
+
+/// A producer whose `init_transactions` succeeded.
+fn start(settings: &TransactionSettings, turn: usize) -> Result<Outgoing, TxnError> {
+    let id = format!("{}.{turn}", settings.id);
+    let outgoing = Outgoing::new(&settings.to_client_config(turn), settings.producer.delivery_timeout)
+        .map_err(TxnError::Start)?;
+    let begun = Instant::now();
+    repeat(&id, "init", || outgoing.producer().init_transactions(CALL_TIMEOUT))
+        .map_err(|error| judge(error, begun.elapsed(), settings))?;
+    Ok(outgoing)
+}
+
+/// Tells "fenced by somebody else" from "fenced by the broker, which gave up our transaction after its timeout": a
+/// process that was frozen may go on, two processes of one id may not.
+fn judge(error: TxnError, took: Duration, settings: &TransactionSettings) -> TxnError {
+    match error {
+        TxnError::Call { id, source, .. } if is_fenced(source.code) && took < settings.timeout => {
+            TxnError::Fenced { id }
+        }
+        other => other,
+    }
+}
+
+fn is_fenced(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::{Fenced, InvalidProducerEpoch, ProducerFenced};
+    matches!(code, Fenced | ProducerFenced | InvalidProducerEpoch)
+}
+
+fn repeat(
+    id: &str,
+    step: &'static str,
+    mut call: impl FnMut() -> Result<(), KafkaError>,
+) -> Result<(), TxnError> {
+    repeat_native(id, step, || call().map_err(described))
+}
+
+fn repeat_native(
+    id: &str,
+    step: &'static str,
+    mut call: impl FnMut() -> Result<(), TransactionError>,
+) -> Result<(), TxnError> {
+    let mut attempt = 1;
+    loop {
+        match call() {
+            Ok(()) => return Ok(()),
+            Err(error) if error.is_retriable && attempt < CALL_ATTEMPTS => {
+                attempt += 1;
+                std::thread::sleep(CALL_PAUSE);
+            }
+            Err(source) => return Err(TxnError::Call { id: id.to_owned(), step, source }),
+        }
+    }
+}
+
+fn described(error: KafkaError) -> TransactionError {
+    let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+    match &error {
+        KafkaError::Transaction(inner) => TransactionError {
+            code,
+            message: inner.string(),
+            is_retriable: inner.is_retriable(),
+            requires_abort: inner.txn_requires_abort(),
+            is_fatal: inner.is_fatal(),
+        },
+        // The wrapper flushes before it commits; that it timed out says nothing about the transaction.
+        KafkaError::Flush(_) => TransactionError {
+            code,
+            message: error.to_string(),
+            is_retriable: true,
+            requires_abort: false,
+            is_fatal: false,
+        },
+        _ => TransactionError {
+            code,
+            message: error.to_string(),
+            is_retriable: false,
+            requires_abort: true,
+            is_fatal: false,
+        },
+    }
+}
+
+/// Sends records without a transaction: acknowledged by all replicas, in order, none doubled by its own retries.
+pub struct PlainSender {
+    settings: ProducerSettings,
+    outgoing: Option<Outgoing>,
+}
+
+impl PlainSender {
+    /// A sender; connects when something is sent.
+    pub fn new(settings: ProducerSettings) -> Self {
+        Self { settings, outgoing: None }
+    }
+
+    /// Sends `records` and waits for the acknowledgements of all. After an error some may have been written.
+    ///
+    /// # Errors
+    /// When one of them was refused or not delivered in time.
+    pub fn send(&mut self, records: &[OutRecord]) -> Result<(), TxnError> {
+        let mut outgoing = match self.outgoing.take() {
+            Some(outgoing) => outgoing,
+            None => {
+                let mut config = self.settings.to_client_config();
+                config.set("delivery.report.only.error", "true");
+                Outgoing::new(&config, self.settings.delivery_timeout).map_err(TxnError::Start)?
+            }
+        };
+        outgoing.send_all(records).and_then(|()| outgoing.flush()).map_err(TxnError::Send)?;
+        // Kept only after success: what failed may still lie in its queue and must not come later.
+        self.outgoing = Some(outgoing);
+        Ok(())
+    }
+
+    /// Serves the producer while there is nothing to send.
+    pub fn idle(&self) {
+        self.outgoing.iter().for_each(Outgoing::serve);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_failpoints() {
+        let at = |point, nth| Some(FailAt { point, nth });
+        assert_eq!(FailAt::parse("after_send"), at(Failpoint::AfterSend, 1));
+        assert_eq!(FailAt::parse("in_commit:7"), at(Failpoint::InCommit, 7));
+        for wrong in ["", "after", "after_send:0", "after_send:x"] {
+            assert_eq!(FailAt::parse(wrong), None, "{wrong}");
+        }
+    }
+}
