@@ -1,2 +1,13 @@
 //! Outside systems, in both directions: what comes in (`Source`: verify, normalise) and what goes out (`Target`).
 //! The only folder that names `reqwest`.
+
+// What comes in.
+pub mod generic;
+pub mod github;
+pub mod hubspot;
+pub mod request;
+pub mod signature;
+pub mod source;
+pub mod standard_webhooks;
+pub mod stripe;
+pub mod verify;
