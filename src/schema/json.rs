@@ -1,0 +1,495 @@
+//! JSON values as Avro data and back, led by the schema, without a value tree between.
+//!
+//! What JSON lacks is text: bytes and fixed in base64, decimals as text or number, timestamps as RFC 3339, dates as
+//! `2026-11-23`, times as `13:00:00.5`, UUIDs in their usual form. Whole numbers stand for timestamps, dates and
+//! times as well, in the schema's own unit. Absent fields take their default, else null where null is allowed.
+
+use std::collections::HashMap;
+
+use apache_avro::Schema;
+use apache_avro::schema::{InnerDecimalSchema, RecordSchema, UuidSchema};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, Timelike};
+use rust_decimal::Decimal;
+use serde_json::Value;
+
+use crate::schema::error::SchemaError;
+use crate::schema::wire::{self, Wire};
+
+/// Named types of a schema, by full name.
+pub type Names = HashMap<String, Schema>;
+
+/// How deep data may nest: a recursive type must not overflow the stack.
+const DEPTH_MAX: usize = 64;
+
+/// Where in the value we are, for messages: a list that lives on the stack.
+#[derive(Clone, Copy)]
+pub struct Path<'a> {
+    parent: Option<&'a Path<'a>>,
+    step: Step<'a>,
+    depth: usize,
+}
+
+#[derive(Clone, Copy)]
+enum Step<'a> {
+    Root,
+    Field(&'a str),
+    Index(usize),
+}
+
+impl<'a> Path<'a> {
+    /// The value itself.
+    pub const ROOT: Path<'static> = Path { parent: None, step: Step::Root, depth: 0 };
+
+    fn field(&'a self, name: &'a str) -> Path<'a> {
+        Path { parent: Some(self), step: Step::Field(name), depth: self.depth + 1 }
+    }
+
+    fn index(&'a self, at: usize) -> Path<'a> {
+        Path { parent: Some(self), step: Step::Index(at), depth: self.depth + 1 }
+    }
+
+    fn text(&self) -> String {
+        let before = self.parent.map(Path::text).filter(|before| before != ".");
+        match self.step {
+            Step::Root => String::from("."),
+            Step::Field(name) => before.map_or_else(|| name.to_owned(), |before| format!("{before}.{name}")),
+            Step::Index(at) => format!("{}[{at}]", before.unwrap_or_default()),
+        }
+    }
+
+    fn mismatch(&self, expected: impl Into<String>, found: &Value) -> SchemaError {
+        let found = match found {
+            Value::Null => String::from("null"),
+            Value::Bool(_) => String::from("a boolean"),
+            Value::Number(number) => format!("the number {number}"),
+            Value::String(text) if text.chars().count() > 40 => String::from("a long text"),
+            Value::String(text) => format!("the text {text:?}"),
+            Value::Array(_) => String::from("a list"),
+            Value::Object(_) => String::from("an object"),
+        };
+        SchemaError::Mismatch { field: self.text(), expected: expected.into(), found }
+    }
+}
+
+/// What writing needs besides the value.
+#[derive(Clone, Copy)]
+pub struct Encoder<'s> {
+    pub names: &'s Names,
+}
+
+impl<'s> Encoder<'s> {
+    /// Appends `value` as a datum of `schema`.
+    pub fn put(
+        self,
+        out: &mut Vec<u8>,
+        schema: &'s Schema,
+        value: &Value,
+        path: Path<'_>,
+    ) -> Result<(), SchemaError> {
+        if path.depth > DEPTH_MAX {
+            return Err(path.mismatch(format!("at most {DEPTH_MAX} levels"), value));
+        }
+        match schema {
+            Schema::Union(union) => self.put_union(out, union.variants(), value, path),
+            Schema::Record(record) => self.put_record(out, record, value, path),
+            Schema::Array(array) => {
+                let items = value.as_array().ok_or_else(|| path.mismatch("a list", value))?;
+                if !items.is_empty() {
+                    wire::put_long(out, items.len() as i64);
+                }
+                for (at, item) in items.iter().enumerate() {
+                    self.put(out, &array.items, item, path.index(at))?;
+                }
+                wire::put_long(out, 0);
+                Ok(())
+            }
+            Schema::Map(map) => {
+                let entries = value.as_object().ok_or_else(|| path.mismatch("an object", value))?;
+                if !entries.is_empty() {
+                    wire::put_long(out, entries.len() as i64);
+                }
+                for (name, entry) in entries {
+                    wire::put_bytes(out, name.as_bytes());
+                    self.put(out, &map.types, entry, path.field(name))?;
+                }
+                wire::put_long(out, 0);
+                Ok(())
+            }
+            Schema::Ref { name } => match self.names.get(&name.fullname(None)) {
+                Some(schema) => self.put(out, schema, value, path),
+                None => Err(SchemaError::NotASchema { message: format!("type {name} is not defined") }),
+            },
+            _ => put_leaf(out, schema, value, path),
+        }
+    }
+
+    fn put_record(
+        self,
+        out: &mut Vec<u8>,
+        record: &'s RecordSchema,
+        value: &Value,
+        path: Path<'_>,
+    ) -> Result<(), SchemaError> {
+        let object = value.as_object().ok_or_else(|| path.mismatch("an object", value))?;
+        let mut found = 0;
+        for field in &record.fields {
+            let here = path.field(&field.name);
+            if let Some(value) = object.get(&field.name) {
+                found += 1;
+                self.put(out, &field.schema, value, here)?;
+            } else if let Some(default) = &field.default {
+                self.put(out, &field.schema, default, here)?;
+            } else {
+                match self.put(out, &field.schema, &Value::Null, here) {
+                    Ok(()) => {}
+                    Err(SchemaError::Mismatch { field, expected, .. }) => {
+                        return Err(SchemaError::Mismatch {
+                            field,
+                            expected,
+                            found: String::from("nothing"),
+                        });
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        if found == object.len() {
+            return Ok(());
+        }
+        let unknown = object.keys().find(|name| !record.lookup.contains_key(*name));
+        let known: Vec<&str> = record.fields.iter().map(|field| field.name.as_str()).collect();
+        Err(SchemaError::UnknownField {
+            field: unknown.map_or_else(|| path.text(), |name| path.field(name).text()),
+            known: known.join(", "),
+        })
+    }
+
+    fn put_union(
+        self,
+        out: &mut Vec<u8>,
+        variants: &'s [Schema],
+        value: &Value,
+        path: Path<'_>,
+    ) -> Result<(), SchemaError> {
+        let begin = out.len();
+        let mut failure = None;
+        let mut candidates = 0;
+        for (at, variant) in variants.iter().enumerate() {
+            if value.is_null() != matches!(variant, Schema::Null) {
+                continue;
+            }
+            candidates += 1;
+            wire::put_long(out, at as i64);
+            match self.put(out, variant, value, path) {
+                Ok(()) => return Ok(()),
+                Err(error) => failure = Some(error),
+            }
+            out.truncate(begin);
+        }
+        match failure {
+            Some(error) if candidates == 1 => Err(error),
+            _ => {
+                let words: Vec<String> = variants.iter().map(describe).collect();
+                Err(path.mismatch(words.join(" or "), value))
+            }
+        }
+    }
+}
+
+/// What a schema wants, in words.
+fn describe(schema: &Schema) -> String {
+    match schema {
+        Schema::Null => String::from("null"),
+        Schema::Boolean => String::from("a boolean"),
+        Schema::Int => String::from("a whole number of 32 bits"),
+        Schema::Long => String::from("a whole number"),
+        Schema::Float | Schema::Double => String::from("a number"),
+        Schema::Bytes => String::from("bytes in base64"),
+        Schema::Fixed(fixed) => format!("{} bytes in base64", fixed.size),
+        Schema::String => String::from("text"),
+        Schema::Array(_) => String::from("a list"),
+        Schema::Map(_) => String::from("an object"),
+        Schema::Record(record) => format!("a record {}", record.name.name()),
+        Schema::Enum(symbols) => format!("one of {}", symbols.symbols.join(", ")),
+        Schema::Decimal(decimal) => {
+            format!("a number of at most {} digits, {} of them decimals", decimal.precision, decimal.scale)
+        }
+        Schema::Uuid(_) => String::from("a UUID"),
+        Schema::Date => String::from("a date such as 2026-11-23"),
+        Schema::TimeMillis | Schema::TimeMicros => String::from("a time of day such as 13:00:00"),
+        Schema::TimestampMillis | Schema::TimestampMicros | Schema::TimestampNanos => {
+            String::from("a time such as 2026-11-23T13:00:00Z")
+        }
+        Schema::LocalTimestampMillis | Schema::LocalTimestampMicros | Schema::LocalTimestampNanos => {
+            String::from("a local time such as 2026-11-23T13:00:00")
+        }
+        Schema::Union(_) => String::from("a union"),
+        Schema::Ref { name } => format!("a record {}", name.name()),
+        Schema::BigDecimal | Schema::Duration(_) => String::from("a type that Millrace does not use"),
+    }
+}
+
+fn put_leaf(out: &mut Vec<u8>, schema: &Schema, value: &Value, path: Path<'_>) -> Result<(), SchemaError> {
+    let wrong = || path.mismatch(describe(schema), value);
+    match schema {
+        Schema::Null => value.as_null().ok_or_else(wrong)?,
+        Schema::Boolean => out.push(u8::from(value.as_bool().ok_or_else(wrong)?)),
+        Schema::Int => {
+            let number = value.as_i64().and_then(|number| i32::try_from(number).ok()).ok_or_else(wrong)?;
+            wire::put_long(out, i64::from(number));
+        }
+        Schema::Long => wire::put_long(out, value.as_i64().ok_or_else(wrong)?),
+        Schema::Float => out.extend_from_slice(&(value.as_f64().ok_or_else(wrong)? as f32).to_le_bytes()),
+        Schema::Double => out.extend_from_slice(&value.as_f64().ok_or_else(wrong)?.to_le_bytes()),
+        Schema::String | Schema::Uuid(UuidSchema::String) => {
+            let text = value.as_str().ok_or_else(wrong)?;
+            if matches!(schema, Schema::Uuid(_)) {
+                uuid::Uuid::parse_str(text).map_err(|_| wrong())?;
+            }
+            wire::put_bytes(out, text.as_bytes());
+        }
+        Schema::Bytes => {
+            let bytes = value.as_str().and_then(|text| BASE64.decode(text).ok()).ok_or_else(wrong)?;
+            wire::put_bytes(out, &bytes);
+        }
+        Schema::Fixed(fixed) => {
+            let bytes = value.as_str().and_then(|text| BASE64.decode(text).ok());
+            out.extend_from_slice(&bytes.filter(|bytes| bytes.len() == fixed.size).ok_or_else(wrong)?);
+        }
+        Schema::Uuid(inner) => {
+            let id = value.as_str().and_then(|text| uuid::Uuid::parse_str(text).ok()).ok_or_else(wrong)?;
+            match inner {
+                UuidSchema::Fixed(_) => out.extend_from_slice(id.as_bytes()),
+                UuidSchema::Bytes | UuidSchema::String => wire::put_bytes(out, id.as_bytes()),
+            }
+        }
+        Schema::Enum(symbols) => {
+            let at = value.as_str().and_then(|text| symbols.symbols.iter().position(|symbol| symbol == text));
+            wire::put_long(out, at.ok_or_else(wrong)? as i64);
+        }
+        Schema::Decimal(decimal) => {
+            let unscaled = unscaled(value, decimal.precision, decimal.scale).ok_or_else(wrong)?;
+            match &decimal.inner {
+                InnerDecimalSchema::Bytes => wire::put_unscaled(out, unscaled),
+                InnerDecimalSchema::Fixed(fixed) => {
+                    put_fixed_decimal(out, unscaled, fixed.size).ok_or_else(wrong)?;
+                }
+            }
+        }
+        _ => wire::put_long(out, moment(schema, value).ok_or_else(wrong)?),
+    }
+    Ok(())
+}
+
+/// A JSON number or text in units of 10^-`scale`, if it has no more digits than the schema allows.
+fn unscaled(value: &Value, precision: usize, scale: usize) -> Option<i128> {
+    let text = match value {
+        Value::Number(number) => number.to_string(),
+        Value::String(text) => text.clone(),
+        _ => return None,
+    };
+    let exact = if text.contains(['e', 'E']) {
+        Decimal::from_scientific(&text).ok()?
+    } else {
+        Decimal::from_str_exact(&text).ok()?
+    };
+    let exact = exact.normalize();
+    let scale = u32::try_from(scale).ok()?;
+    if exact.scale() > scale {
+        return None;
+    }
+    let unscaled = wire::unscaled(exact, scale)?;
+    let limit = 10_u128.checked_pow(u32::try_from(precision).ok()?).unwrap_or(u128::MAX);
+    (unscaled.unsigned_abs() < limit).then_some(unscaled)
+}
+
+fn put_fixed_decimal(out: &mut Vec<u8>, unscaled: i128, size: usize) -> Option<()> {
+    let bytes = unscaled.to_be_bytes();
+    let sign: u8 = if unscaled < 0 { 0xff } else { 0 };
+    if size >= 16 {
+        out.resize(out.len() + size - 16, sign);
+        out.extend_from_slice(&bytes);
+        return Some(());
+    }
+    let (cut, kept) = bytes.split_at(16 - size);
+    let fits =
+        cut.iter().all(|byte| *byte == sign) && kept.first().is_none_or(|byte| (byte ^ sign) & 0x80 == 0);
+    fits.then(|| out.extend_from_slice(kept))
+}
+
+/// Dates, times and timestamps as the number that the schema's unit makes of them.
+fn moment(schema: &Schema, value: &Value) -> Option<i64> {
+    if let Some(number) = value.as_i64() {
+        let is_int = matches!(schema, Schema::Date | Schema::TimeMillis);
+        return (!is_int || i32::try_from(number).is_ok()).then_some(number);
+    }
+    let text = value.as_str()?;
+    let instant = || DateTime::parse_from_rfc3339(text).ok();
+    let local = || text.parse::<NaiveDateTime>().ok().map(|local| local.and_utc());
+    let time = || text.parse::<NaiveTime>().ok();
+    match schema {
+        Schema::Date => {
+            let date = text.parse::<NaiveDate>().ok()?;
+            Some(date.signed_duration_since(NaiveDate::default()).num_days())
+        }
+        Schema::TimeMillis => {
+            let time = time()?;
+            Some(
+                i64::from(time.num_seconds_from_midnight()) * 1_000
+                    + i64::from(time.nanosecond() / 1_000_000),
+            )
+        }
+        Schema::TimeMicros => {
+            let time = time()?;
+            Some(
+                i64::from(time.num_seconds_from_midnight()) * 1_000_000
+                    + i64::from(time.nanosecond() / 1_000),
+            )
+        }
+        Schema::TimestampMillis => Some(instant()?.timestamp_millis()),
+        Schema::TimestampMicros => Some(instant()?.timestamp_micros()),
+        Schema::TimestampNanos => instant()?.timestamp_nanos_opt(),
+        Schema::LocalTimestampMillis => Some(local()?.timestamp_millis()),
+        Schema::LocalTimestampMicros => Some(local()?.timestamp_micros()),
+        Schema::LocalTimestampNanos => local()?.timestamp_nanos_opt(),
+        _ => None,
+    }
+}
+
+/// Reads a datum of `schema`.
+pub fn read(wire: &mut Wire<'_>, schema: &Schema, names: &Names, depth: usize) -> Result<Value, SchemaError> {
+    if depth > DEPTH_MAX {
+        return Err(SchemaError::corrupt(format!("more than {DEPTH_MAX} levels")));
+    }
+    match schema {
+        Schema::Union(union) => {
+            let at = wire.long()?;
+            let variant = usize::try_from(at).ok().and_then(|at| union.variants().get(at));
+            let variant =
+                variant.ok_or_else(|| SchemaError::corrupt(format!("a union has no branch {at}")))?;
+            read(wire, variant, names, depth + 1)
+        }
+        Schema::Record(record) => {
+            let mut object = serde_json::Map::with_capacity(record.fields.len());
+            for field in &record.fields {
+                object.insert(field.name.clone(), read(wire, &field.schema, names, depth + 1)?);
+            }
+            Ok(Value::Object(object))
+        }
+        Schema::Array(array) => {
+            let mut items = Vec::new();
+            loop {
+                let count = wire.block()?;
+                if count == 0 {
+                    return Ok(Value::Array(items));
+                }
+                for _ in 0..count {
+                    items.push(read(wire, &array.items, names, depth + 1)?);
+                }
+            }
+        }
+        Schema::Map(map) => {
+            let mut object = serde_json::Map::new();
+            loop {
+                let count = wire.block()?;
+                if count == 0 {
+                    return Ok(Value::Object(object));
+                }
+                for _ in 0..count {
+                    let name = wire.text()?.to_owned();
+                    object.insert(name, read(wire, &map.types, names, depth + 1)?);
+                }
+            }
+        }
+        Schema::Ref { name } => match names.get(&name.fullname(None)) {
+            Some(schema) => read(wire, schema, names, depth + 1),
+            None => Err(SchemaError::corrupt(format!("type {name} is not defined"))),
+        },
+        _ => read_leaf(wire, schema),
+    }
+}
+
+fn read_leaf(wire: &mut Wire<'_>, schema: &Schema) -> Result<Value, SchemaError> {
+    Ok(match schema {
+        Schema::Null => Value::Null,
+        Schema::Boolean => match wire.take(1)? {
+            [0] => Value::Bool(false),
+            [1] => Value::Bool(true),
+            other => return Err(SchemaError::corrupt(format!("{other:?} is no boolean"))),
+        },
+        Schema::Int => wire.int()?.into(),
+        Schema::Long => wire.long()?.into(),
+        Schema::Float => {
+            let bytes = wire.take(4)?.try_into().expect("take gives as many bytes as asked for");
+            f64::from(f32::from_le_bytes(bytes)).into()
+        }
+        Schema::Double => {
+            let bytes = wire.take(8)?.try_into().expect("take gives as many bytes as asked for");
+            f64::from_le_bytes(bytes).into()
+        }
+        Schema::Bytes => BASE64.encode(wire.bytes()?).into(),
+        Schema::Fixed(fixed) => BASE64.encode(wire.take(fixed.size)?).into(),
+        Schema::String | Schema::Uuid(UuidSchema::String) => wire.text()?.into(),
+        Schema::Uuid(UuidSchema::Bytes) => uuid_text(wire.bytes()?)?.into(),
+        Schema::Uuid(UuidSchema::Fixed(_)) => uuid_text(wire.take(16)?)?.into(),
+        Schema::Enum(symbols) => {
+            let at = wire.long()?;
+            let symbol = usize::try_from(at).ok().and_then(|at| symbols.symbols.get(at));
+            symbol.ok_or_else(|| SchemaError::corrupt(format!("an enum has no symbol {at}")))?.as_str().into()
+        }
+        Schema::Decimal(decimal) => {
+            let unscaled = match &decimal.inner {
+                InnerDecimalSchema::Bytes => wire.unscaled()?,
+                InnerDecimalSchema::Fixed(fixed) => wire::unscaled_of(wire.take(fixed.size)?)?,
+            };
+            decimal_text(unscaled, decimal.scale).into()
+        }
+        _ => moment_value(wire.long()?, schema)?,
+    })
+}
+
+fn uuid_text(bytes: &[u8]) -> Result<String, SchemaError> {
+    let id = uuid::Uuid::from_slice(bytes);
+    id.map(|id| id.to_string()).map_err(|_| SchemaError::corrupt("a UUID has 16 bytes"))
+}
+
+/// `unscaled` × 10^-`scale` in digits, all decimals written: `42.00`.
+fn decimal_text(unscaled: i128, scale: usize) -> String {
+    let digits = format!("{:0>width$}", unscaled.unsigned_abs(), width = scale + 1);
+    let (whole, decimals) = digits.split_at(digits.len() - scale);
+    let sign = if unscaled < 0 { "-" } else { "" };
+    let point = if scale > 0 { "." } else { "" };
+    format!("{sign}{whole}{point}{decimals}")
+}
+
+fn moment_value(number: i64, schema: &Schema) -> Result<Value, SchemaError> {
+    let nanos = |per_second: i64| {
+        let seconds = number.div_euclid(per_second);
+        let rest = number.rem_euclid(per_second) * (1_000_000_000 / per_second);
+        u32::try_from(rest).ok().and_then(|rest| DateTime::from_timestamp(seconds, rest))
+    };
+    let instant =
+        |per_second| nanos(per_second).map(|time| time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true));
+    let local = |per_second| {
+        nanos(per_second).map(|time| time.naive_utc().format("%Y-%m-%dT%H:%M:%S%.f").to_string())
+    };
+    let time = |per_second| nanos(per_second).map(|time| time.time().to_string());
+    let text = match schema {
+        Schema::Date => chrono::TimeDelta::try_days(number)
+            .and_then(|days| NaiveDate::default().checked_add_signed(days))
+            .map(|date| date.to_string()),
+        Schema::TimeMillis => time(1_000),
+        Schema::TimeMicros => time(1_000_000),
+        Schema::TimestampMillis => instant(1_000),
+        Schema::TimestampMicros => instant(1_000_000),
+        Schema::TimestampNanos => instant(1_000_000_000),
+        Schema::LocalTimestampMillis => local(1_000),
+        Schema::LocalTimestampMicros => local(1_000_000),
+        Schema::LocalTimestampNanos => local(1_000_000_000),
+        _ => None,
+    };
+    text.map(Value::String)
+        .ok_or_else(|| SchemaError::corrupt(format!("{number} is no {}", describe(schema))))
+}
