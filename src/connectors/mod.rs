@@ -6,6 +6,7 @@ pub mod generic;
 pub mod github;
 pub mod hubspot;
 pub mod request;
+pub mod sender;
 pub mod signature;
 pub mod source;
 pub mod standard_webhooks;
