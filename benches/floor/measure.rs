@@ -1,0 +1,104 @@
+//! CPU, memory and latency figures of this process, read from the kernel.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// CPU time of every thread that existed at one moment, by thread id.
+pub struct CpuMark {
+    at: Instant,
+    process_s: f64,
+    threads: HashMap<String, (String, f64)>,
+}
+
+/// What happened between two marks. Times in seconds.
+pub struct CpuSpent {
+    pub wall_s: f64,
+    pub process_s: f64,
+    /// CPU of librdkafka's own threads; the rest of `process_s` is ours.
+    pub librdkafka_s: f64,
+}
+
+impl CpuMark {
+    pub fn now() -> CpuMark {
+        CpuMark {
+            at: Instant::now(),
+            process_s: process_cpu_s(),
+            threads: thread_cpu(),
+        }
+    }
+
+    pub fn spent(&self) -> CpuSpent {
+        let process_s = process_cpu_s() - self.process_s;
+        let librdkafka_s = thread_cpu()
+            .into_iter()
+            .filter(|(_, (name, _))| name.starts_with("rdk:"))
+            .map(|(id, (_, after))| {
+                after - self.threads.get(&id).map_or(0.0, |(_, before)| *before)
+            })
+            .sum();
+        CpuSpent {
+            wall_s: self.at.elapsed().as_secs_f64(),
+            process_s,
+            librdkafka_s,
+        }
+    }
+}
+
+fn process_cpu_s() -> f64 {
+    // SAFETY: `getrusage` fills the whole struct, for which all-zero bytes are a valid value.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
+        usage
+    };
+    let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
+    seconds(usage.ru_utime) + seconds(usage.ru_stime)
+}
+
+fn thread_cpu() -> HashMap<String, (String, f64)> {
+    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else {
+        return HashMap::new();
+    };
+    tasks
+        .flatten()
+        .filter_map(|task| {
+            let name = std::fs::read_to_string(task.path().join("comm")).ok()?;
+            let stat = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+            let on_cpu_ns: f64 = stat.split_whitespace().next()?.parse().ok()?;
+            let id = task.file_name().to_string_lossy().into_owned();
+            Some((id, (name.trim().to_owned(), on_cpu_ns / 1e9)))
+        })
+        .collect()
+}
+
+/// Highest resident memory of this process so far, in MiB.
+pub fn rss_peak_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok())
+        .map_or(f64::NAN, |kib| kib / 1024.0)
+}
+
+/// Nanoseconds of the machine's monotonic clock: comparable between processes.
+pub fn monotonic_ns() -> u64 {
+    // SAFETY: `clock_gettime` fills the struct it is given.
+    let time = unsafe {
+        let mut time: libc::timespec = std::mem::zeroed();
+        libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time);
+        time
+    };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32).as_nanos() as u64
+}
+
+/// The `q`-quantile (0 to 1) of the values; NaN when there are none.
+pub fn quantile(values: &[f64], q: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let last = sorted.len().saturating_sub(1);
+    sorted
+        .get((last as f64 * q).round() as usize)
+        .copied()
+        .unwrap_or(f64::NAN)
+}
