@@ -30,9 +30,11 @@ pub fn run(job: &Job) -> Outcome<CpuSpent> {
         "arena-send" => arena(job, ArenaSend::Safe),
         "arena-produce" => arena(job, ArenaSend::Each),
         "arena-batch" => arena(job, ArenaSend::Batch),
-        "arena-send-headers" => arena(job, ArenaSend::SafeHeaders),
-        "arena-produceva" => arena(job, ArenaSend::Va),
-        "arena-produceva-headers" => arena(job, ArenaSend::VaHeaders),
+        "arena-send-5-headers" => arena(job, ArenaSend::SafeHeaders),
+        "arena-produceva" => arena(job, ArenaSend::VaHeaders(0)),
+        "arena-produceva-1-header" => arena(job, ArenaSend::VaHeaders(1)),
+        "arena-produceva-2-headers" => arena(job, ArenaSend::VaHeaders(2)),
+        "arena-produceva-5-headers" => arena(job, ArenaSend::VaHeaders(5)),
         "arena-channel" => arena_channel(job),
         other => Err(format!("unknown variant `{other}`")),
     }
@@ -60,10 +62,7 @@ struct Consumed<C> {
 }
 
 /// Hands every non-empty batch to `each` until all events have come; the clock starts with the first record.
-fn batches(
-    job: &Job,
-    each: &mut dyn FnMut(&Batch<'_>) -> Outcome<()>,
-) -> Outcome<Consumed<BatchConsumer>> {
+fn batches(job: &Job, each: &mut dyn FnMut(&Batch<'_>) -> Outcome<()>) -> Outcome<Consumed<BatchConsumer>> {
     let mut consumer = batch_consumer(job)?;
     let mut mark = None;
     let mut events = 0;
@@ -73,10 +72,7 @@ fn batches(
             continue;
         }
         mark.get_or_insert_with(CpuMark::now);
-        if let Some(failed) = batch
-            .iter()
-            .find(|m| m.err != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR)
-        {
+        if let Some(failed) = batch.iter().find(|m| m.err != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR) {
             return Err(format!("consumed {:?}", failed.err));
         }
         each(&batch)?;
@@ -86,10 +82,7 @@ fn batches(
             return Err("the group rebalanced during the run".to_owned());
         }
     }
-    Ok(Consumed {
-        mark: mark.ok_or("no events")?,
-        _consumer: consumer,
-    })
+    Ok(Consumed { mark: mark.ok_or("no events")?, _consumer: consumer })
 }
 
 fn raw_each(job: &Job) -> Outcome<CpuSpent> {
@@ -98,10 +91,7 @@ fn raw_each(job: &Job) -> Outcome<CpuSpent> {
         for message in batch.iter() {
             // SAFETY: the message lives as long as the batch.
             let (key, payload) = unsafe {
-                (
-                    raw::bytes(message.key, message.key_len),
-                    raw::bytes(message.payload, message.len),
-                )
+                (raw::bytes(message.key, message.key_len), raw::bytes(message.payload, message.len))
             };
             producer.produce(message.partition, key, payload)?;
         }
@@ -116,11 +106,7 @@ fn raw_batch(job: &Job) -> Outcome<CpuSpent> {
     let mut records: Vec<Message> = Vec::new();
     let consumed = batches(job, &mut |batch| {
         records.clear();
-        records.extend(
-            batch
-                .iter()
-                .map(|m| outgoing(m.partition, m.key, m.key_len, m.payload, m.len)),
-        );
+        records.extend(batch.iter().map(|m| outgoing(m.partition, m.key, m.key_len, m.payload, m.len)));
         producer.produce_batch(&mut records)?;
         producer.serve(Duration::ZERO)
     })?;
@@ -156,9 +142,7 @@ fn safe_producer(job: &Job, errors_only: bool) -> Outcome<BaseProducer> {
 
 fn safe_consumer(job: &Job) -> Outcome<BaseConsumer> {
     let consumer: BaseConsumer = job.consumer().create().map_err(|e| e.to_string())?;
-    consumer
-        .subscribe(&[&job.input])
-        .map_err(|e| e.to_string())?;
+    consumer.subscribe(&[&job.input]).map_err(|e| e.to_string())?;
     Ok(consumer)
 }
 
@@ -176,10 +160,7 @@ fn poll_send(job: &Job, errors_only: bool) -> Outcome<CpuSpent> {
     for event in 0..job.events {
         let message = poll(&consumer)?;
         mark.get_or_insert_with(CpuMark::now);
-        let (key, payload) = (
-            message.key().unwrap_or_default(),
-            message.payload().unwrap_or_default(),
-        );
+        let (key, payload) = (message.key().unwrap_or_default(), message.payload().unwrap_or_default());
         let record = BaseRecord::to(&job.output).partition(message.partition());
         send(&producer, record.key(key).payload(payload))?;
         if event % 256 == 0 {
@@ -216,18 +197,12 @@ fn detach_into(
             return Err("the sender is gone".to_owned());
         }
     }
-    Ok(Consumed {
-        mark: mark.ok_or("no events")?,
-        _consumer: consumer,
-    })
+    Ok(Consumed { mark: mark.ok_or("no events")?, _consumer: consumer })
 }
 
 fn send_owned(job: &Job, producer: &BaseProducer, messages: &[OwnedMessage]) -> Outcome<()> {
     for message in messages {
-        let (key, payload) = (
-            message.key().unwrap_or_default(),
-            message.payload().unwrap_or_default(),
-        );
+        let (key, payload) = (message.key().unwrap_or_default(), message.payload().unwrap_or_default());
         let record = BaseRecord::to(&job.output).partition(message.partition());
         send(producer, record.key(key).payload(payload))?;
     }
@@ -238,26 +213,19 @@ fn detach_std(job: &Job, group: usize) -> Outcome<CpuSpent> {
     let producer = safe_producer(job, true)?;
     let (tx, rx) = mpsc::sync_channel::<Vec<OwnedMessage>>(8192 / group);
     std::thread::scope(|scope| {
-        let consuming =
-            scope.spawn(move || detach_into(job, group, &mut |held| tx.send(held).is_ok()));
+        let consuming = scope.spawn(move || detach_into(job, group, &mut |held| tx.send(held).is_ok()));
         for messages in rx {
             send_owned(job, &producer, &messages)?;
         }
         flush(&producer);
-        Ok(consuming
-            .join()
-            .map_err(|_| "consumer thread panicked")??
-            .mark
-            .spent())
+        Ok(consuming.join().map_err(|_| "consumer thread panicked")??.mark.spent())
     })
 }
 
 fn detach_tokio(job: &Job, group: usize) -> Outcome<CpuSpent> {
     let producer = safe_producer(job, true)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .build()
-        .map_err(|e| e.to_string())?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().map_err(|e| e.to_string())?;
     let (tx, mut rx) = tokio::sync::mpsc::channel::<Vec<OwnedMessage>>(8192 / group);
     let sending = {
         let job = job.clone();
@@ -270,14 +238,10 @@ fn detach_tokio(job: &Job, group: usize) -> Outcome<CpuSpent> {
         })
     };
     std::thread::scope(|scope| {
-        let consuming = scope
-            .spawn(move || detach_into(job, group, &mut |held| tx.blocking_send(held).is_ok()));
+        let consuming =
+            scope.spawn(move || detach_into(job, group, &mut |held| tx.blocking_send(held).is_ok()));
         runtime.block_on(sending).map_err(|e| e.to_string())??;
-        Ok(consuming
-            .join()
-            .map_err(|_| "consumer thread panicked")??
-            .mark
-            .spent())
+        Ok(consuming.join().map_err(|_| "consumer thread panicked")??.mark.spent())
     })
 }
 
@@ -293,8 +257,7 @@ const HEADERS: [(&CStr, &[u8]); 5] = [
 enum ArenaSend {
     Safe,
     SafeHeaders,
-    Va,
-    VaHeaders,
+    VaHeaders(usize),
     Each,
     Batch,
 }
@@ -317,19 +280,14 @@ impl Arena {
                 self.bytes.extend_from_slice(raw::bytes(m.key, m.key_len));
                 self.bytes.extend_from_slice(raw::bytes(m.payload, m.len));
             }
-            self.records
-                .push((m.partition, at, at + m.key_len, self.bytes.len()));
+            self.records.push((m.partition, at, at + m.key_len, self.bytes.len()));
         }
     }
 
     /// Partition, key and payload of each record.
     fn iter(&self) -> impl Iterator<Item = (i32, &[u8], &[u8])> {
         self.records.iter().map(|&(partition, key, payload, end)| {
-            (
-                partition,
-                &self.bytes[key..payload],
-                &self.bytes[payload..end],
-            )
+            (partition, &self.bytes[key..payload], &self.bytes[payload..end])
         })
     }
 }
@@ -344,13 +302,7 @@ fn arena(job: &Job, how: ArenaSend) -> Outcome<CpuSpent> {
         match how {
             ArenaSend::Safe => {
                 for (partition, key, payload) in arena.iter() {
-                    send(
-                        &safe,
-                        BaseRecord::to(&job.output)
-                            .partition(partition)
-                            .key(key)
-                            .payload(payload),
-                    )?;
+                    send(&safe, BaseRecord::to(&job.output).partition(partition).key(key).payload(payload))?;
                 }
                 safe.poll(Duration::ZERO);
             }
@@ -359,25 +311,21 @@ fn arena(job: &Job, how: ArenaSend) -> Outcome<CpuSpent> {
                     let headers = HEADERS.iter().fold(
                         OwnedHeaders::new_with_capacity(HEADERS.len()),
                         |all, (name, value)| {
-                            all.insert(Header {
-                                key: name.to_str().unwrap_or_default(),
-                                value: Some(*value),
-                            })
+                            all.insert(Header { key: name.to_str().unwrap_or_default(), value: Some(*value) })
                         },
                     );
-                    let record = BaseRecord::to(&job.output)
-                        .partition(partition)
-                        .headers(headers);
+                    let record = BaseRecord::to(&job.output).partition(partition).headers(headers);
                     send(&safe, record.key(key).payload(payload))?;
                 }
                 safe.poll(Duration::ZERO);
             }
-            ArenaSend::Va => arena
-                .iter()
-                .try_for_each(|(p, key, payload)| producer.produce_with(p, key, payload, &[]))?,
-            ArenaSend::VaHeaders => arena.iter().try_for_each(|(p, key, payload)| {
-                producer.produce_with(p, key, payload, &HEADERS)
-            })?,
+            ArenaSend::VaHeaders(count) => {
+                let headers = &HEADERS[..count];
+                for (partition, key, payload) in arena.iter() {
+                    producer.produce_with(partition, key, payload, headers)?;
+                }
+                producer.serve(Duration::ZERO)?;
+            }
             ArenaSend::Each => {
                 for (partition, key, payload) in arena.iter() {
                     producer.produce(partition, key, payload)?;
@@ -387,13 +335,7 @@ fn arena(job: &Job, how: ArenaSend) -> Outcome<CpuSpent> {
             ArenaSend::Batch => {
                 records.clear();
                 records.extend(arena.iter().map(|(partition, key, payload)| {
-                    outgoing(
-                        partition,
-                        key.as_ptr() as _,
-                        key.len(),
-                        payload.as_ptr() as _,
-                        payload.len(),
-                    )
+                    outgoing(partition, key.as_ptr() as _, key.len(), payload.as_ptr() as _, payload.len())
                 }));
                 producer.produce_batch(&mut records)?;
                 producer.serve(Duration::ZERO)?;
@@ -424,10 +366,6 @@ fn arena_channel(job: &Job) -> Outcome<CpuSpent> {
             }
         }
         producer.flush()?;
-        Ok(consuming
-            .join()
-            .map_err(|_| "consumer thread panicked")??
-            .mark
-            .spent())
+        Ok(consuming.join().map_err(|_| "consumer thread panicked")??.mark.spent())
     })
 }

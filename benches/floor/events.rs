@@ -24,10 +24,7 @@ const SENT_LEN: usize = 20;
 
 /// Writes event number `seq`, sent at `sent_ns`, into `payload` and its key into `key`.
 pub fn write(seq: u64, sent_ns: u64, key: &mut Vec<u8>, payload: &mut Vec<u8>) {
-    let dice = seq
-        .wrapping_mul(6_364_136_223_846_793_005)
-        .wrapping_add(1_442_695_040_888_963_407)
-        >> 20;
+    let dice = seq.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407) >> 20;
     let customer = dice % KEYS;
     let kind = TYPES[(dice % 5) as usize];
     let amount = dice % 1_000_000;
@@ -62,8 +59,5 @@ pub fn sent_ns(payload: &[u8]) -> Option<u64> {
 }
 
 fn digits(payload: &[u8], at: usize, len: usize) -> Option<u64> {
-    std::str::from_utf8(payload.get(at..at + len)?)
-        .ok()?
-        .parse()
-        .ok()
+    std::str::from_utf8(payload.get(at..at + len)?).ok()?.parse().ok()
 }

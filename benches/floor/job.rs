@@ -56,9 +56,7 @@ impl Job {
     pub fn parse(arguments: &[String]) -> Result<Job, String> {
         let mut job = Job::new("", "");
         for argument in arguments {
-            let (key, value) = argument
-                .split_once('=')
-                .ok_or(format!("`{argument}` is not key=value"))?;
+            let (key, value) = argument.split_once('=').ok_or(format!("`{argument}` is not key=value"))?;
             job.set(key, value)?;
         }
         Ok(job)
@@ -66,9 +64,7 @@ impl Job {
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
         fn number<T: std::str::FromStr>(value: &str) -> Result<T, String> {
-            value
-                .parse()
-                .map_err(|_| format!("`{value}` is not a number"))
+            value.parse().map_err(|_| format!("`{value}` is not a number"))
         }
         match key {
             "kafka" => self.kafka = value.to_owned(),

@@ -18,9 +18,7 @@ pub fn measure(job: &Job) -> Outcome<Vec<f64>> {
     std::thread::scope(|scope| {
         let reading = scope.spawn(|| read(job));
         load(job)?;
-        reading
-            .join()
-            .map_err(|_| "the reader panicked".to_owned())?
+        reading.join().map_err(|_| "the reader panicked".to_owned())?
     })
 }
 

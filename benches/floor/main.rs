@@ -29,10 +29,7 @@ const USAGE: &str = "usage: floor [SECTION]... [--events N] [--repeat N] [--only
 const LATENCY_EVENTS: u64 = 15_000;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|a| a != "--bench")
-        .collect();
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let outcome = match arguments.split_first() {
         Some((first, rest)) if first == "--child" => Job::parse(rest).and_then(|job| child(&job)),
         _ => parent(&arguments),
@@ -64,12 +61,7 @@ struct Options {
 }
 
 fn options(arguments: &[String]) -> Result<Options, String> {
-    let mut options = Options {
-        sections: Vec::new(),
-        events: 1_000_000,
-        repeat: 3,
-        only: String::new(),
-    };
+    let mut options = Options { sections: Vec::new(), events: 1_000_000, repeat: 3, only: String::new() };
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         let mut value = || rest.next().ok_or(USAGE.to_owned());
@@ -79,10 +71,7 @@ fn options(arguments: &[String]) -> Result<Options, String> {
             "--only" => options.only = value()?.clone(),
             name if plan::SECTIONS.contains(&name) => options.sections.push(name.to_owned()),
             other => {
-                return Err(format!(
-                    "unknown argument `{other}`; {USAGE}; sections: {:?}",
-                    plan::SECTIONS
-                ));
+                return Err(format!("unknown argument `{other}`; {USAGE}; sections: {:?}", plan::SECTIONS));
             }
         }
     }
@@ -105,13 +94,8 @@ fn parent(arguments: &[String]) -> Result<(), String> {
         let mut figures = vec![Vec::new(); runs.len()];
         for round in 0..options.repeat {
             for (planned, figures) in runs.iter().zip(&mut figures) {
-                let figure = run(
-                    planned,
-                    &topics,
-                    options.events,
-                    &format!("{section}-{round}"),
-                )
-                .map_err(|e| format!("{}: {e}", planned.label))?;
+                let figure = run(planned, &topics, options.events, &format!("{section}-{round}"))
+                    .map_err(|e| format!("{}: {e}", planned.label))?;
                 eprintln!("{} {}: {}", round + 1, planned.label, figure.line());
                 figures.push(figure);
             }
@@ -141,11 +125,7 @@ fn run(planned: &Planned, topics: &Topics, events: u64, name: &str) -> Result<Fi
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|e| e.to_string())?;
-    let latencies = if planned.latency {
-        latency::measure(&job)?
-    } else {
-        Vec::new()
-    };
+    let latencies = if planned.latency { latency::measure(&job)? } else { Vec::new() };
     let copied = copying.wait_with_output().map_err(|e| e.to_string())?;
     if !copied.status.success() {
         return Err(format!("the copy ended with {}", copied.status));

@@ -20,11 +20,7 @@ pub struct CpuSpent {
 
 impl CpuMark {
     pub fn now() -> CpuMark {
-        CpuMark {
-            at: Instant::now(),
-            process_s: process_cpu_s(),
-            threads: thread_cpu(),
-        }
+        CpuMark { at: Instant::now(), process_s: process_cpu_s(), threads: thread_cpu() }
     }
 
     pub fn spent(&self) -> CpuSpent {
@@ -32,15 +28,9 @@ impl CpuMark {
         let librdkafka_s = thread_cpu()
             .into_iter()
             .filter(|(_, (name, _))| name.starts_with("rdk:"))
-            .map(|(id, (_, after))| {
-                after - self.threads.get(&id).map_or(0.0, |(_, before)| *before)
-            })
+            .map(|(id, (_, after))| after - self.threads.get(&id).map_or(0.0, |(_, before)| *before))
             .sum();
-        CpuSpent {
-            wall_s: self.at.elapsed().as_secs_f64(),
-            process_s,
-            librdkafka_s,
-        }
+        CpuSpent { wall_s: self.at.elapsed().as_secs_f64(), process_s, librdkafka_s }
     }
 }
 
@@ -97,8 +87,5 @@ pub fn quantile(values: &[f64], q: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let last = sorted.len().saturating_sub(1);
-    sorted
-        .get((last as f64 * q).round() as usize)
-        .copied()
-        .unwrap_or(f64::NAN)
+    sorted.get((last as f64 * q).round() as usize).copied().unwrap_or(f64::NAN)
 }

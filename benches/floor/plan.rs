@@ -24,23 +24,10 @@ pub fn section(name: &str, kafka: &str) -> Option<Vec<Planned>> {
     })
 }
 
-pub const SECTIONS: [&str; 8] = [
-    "b1",
-    "b2",
-    "b3",
-    "b3-1",
-    "b3-48",
-    "b3-latency",
-    "b3-abort",
-    "b4",
-];
+pub const SECTIONS: [&str; 8] = ["b1", "b2", "b3", "b3-1", "b3-48", "b3-latency", "b3-abort", "b4"];
 
 fn planned(label: impl Into<String>, job: Job) -> Planned {
-    Planned {
-        label: label.into(),
-        job,
-        latency: false,
-    }
+    Planned { label: label.into(), job, latency: false }
 }
 
 /// The yardstick of every section: the plain copy by the C API.
@@ -49,17 +36,11 @@ fn raw(kafka: &str) -> Planned {
 }
 
 fn transactional(kafka: &str) -> Job {
-    Job {
-        transactional: true,
-        ..Job::new(kafka, "transactions")
-    }
+    Job { transactional: true, ..Job::new(kafka, "transactions") }
 }
 
 fn b1(kafka: &str) -> Vec<Planned> {
-    let with_reports = |reports: &str| Job {
-        reports: reports.to_owned(),
-        ..Job::new(kafka, "raw")
-    };
+    let with_reports = |reports: &str| Job { reports: reports.to_owned(), ..Job::new(kafka, "raw") };
     vec![
         raw(kafka),
         planned("B1 raw, produce_batch", Job::new(kafka, "raw-batch")),
@@ -82,8 +63,10 @@ fn b2(kafka: &str) -> Vec<Planned> {
         "arena-batch",
         "arena-channel",
         "arena-produceva",
-        "arena-send-headers",
-        "arena-produceva-headers",
+        "arena-produceva-1-header",
+        "arena-produceva-2-headers",
+        "arena-produceva-5-headers",
+        "arena-send-5-headers",
     ];
     let runs = variants.map(|variant| planned(format!("B2 {variant}"), Job::new(kafka, variant)));
     std::iter::once(raw(kafka)).chain(runs).collect()
@@ -103,137 +86,52 @@ const COMMITS: [(u64, u64); 9] = [
 ];
 
 fn commit_label(commit_ms: u64, records_max: u64) -> String {
-    let when = if commit_ms == 0 {
-        "short poll".to_owned()
-    } else {
-        format!("{commit_ms} ms")
-    };
+    let when = if commit_ms == 0 { "short poll".to_owned() } else { format!("{commit_ms} ms") };
     format!("{when}, at most {records_max}")
 }
 
 fn b3(kafka: &str, partitions: i32) -> Vec<Planned> {
-    let yardstick = Planned {
-        job: Job {
-            partitions,
-            ..raw(kafka).job
-        },
-        ..raw(kafka)
-    };
+    let yardstick = Planned { job: Job { partitions, ..raw(kafka).job }, ..raw(kafka) };
     let runs = COMMITS.map(|(commit_ms, records_max)| {
-        let label = format!(
-            "B3 {} in {partitions} partitions",
-            commit_label(commit_ms, records_max)
-        );
+        let label = format!("B3 {} in {partitions} partitions", commit_label(commit_ms, records_max));
         let batch = 4096.min(records_max as usize);
-        planned(
-            label,
-            Job {
-                partitions,
-                commit_ms,
-                records_max,
-                batch,
-                ..transactional(kafka)
-            },
-        )
+        planned(label, Job { partitions, commit_ms, records_max, batch, ..transactional(kafka) })
     });
     std::iter::once(yardstick).chain(runs).collect()
 }
 
 fn b3_latency(kafka: &str) -> Vec<Planned> {
-    let base = Job {
-        linger_ms: 0,
-        commit_ms: 0,
-        ..transactional(kafka)
-    };
-    let plain = Job {
-        linger_ms: 0,
-        ..Job::new(kafka, "raw")
-    };
+    let base = Job { linger_ms: 0, commit_ms: 0, ..transactional(kafka) };
+    let plain = Job { linger_ms: 0, ..Job::new(kafka, "raw") };
     let mut runs = vec![("at-least-once copy, linger 0", plain)];
     for (label, commit_ms) in [("each 10 ms", 10), ("each 100 ms", 100)] {
-        runs.push((
-            label,
-            Job {
-                commit_ms,
-                ..base.clone()
-            },
-        ));
+        runs.push((label, Job { commit_ms, ..base.clone() }));
     }
-    let callback = Job {
-        reports: "callback".to_owned(),
-        ..base.clone()
-    };
-    let all_events = Job {
-        reports: "events".to_owned(),
-        ..base.clone()
-    };
-    let offsets_first = Job {
-        offsets_first: true,
-        ..base.clone()
-    };
+    let callback = Job { reports: "callback".to_owned(), ..base.clone() };
+    let all_events = Job { reports: "events".to_owned(), ..base.clone() };
+    let offsets_first = Job { offsets_first: true, ..base.clone() };
     runs.extend([
         ("short poll, report callback", callback.clone()),
         ("short poll, report events for all", all_events),
         ("short poll, error events", base.clone()),
-        (
-            "short poll, error events, offsets first",
-            offsets_first.clone(),
-        ),
-        (
-            "short poll, two turns, report callback",
-            Job {
-                turns: 2,
-                ..callback
-            },
-        ),
-        (
-            "short poll, two turns, error events",
-            Job {
-                turns: 2,
-                ..base.clone()
-            },
-        ),
-        (
-            "short poll, two turns, offsets first",
-            Job {
-                turns: 2,
-                ..offsets_first.clone()
-            },
-        ),
-        (
-            "short poll, three turns, offsets first",
-            Job {
-                turns: 3,
-                ..offsets_first.clone()
-            },
-        ),
+        ("short poll, error events, offsets first", offsets_first.clone()),
+        ("short poll, two turns, report callback", Job { turns: 2, ..callback }),
+        ("short poll, two turns, error events", Job { turns: 2, ..base.clone() }),
+        ("short poll, two turns, offsets first", Job { turns: 2, ..offsets_first.clone() }),
+        ("short poll, three turns, offsets first", Job { turns: 3, ..offsets_first.clone() }),
         (
             "short poll, two turns, offsets first, 1 partition",
-            Job {
-                turns: 2,
-                partitions: 1,
-                ..offsets_first
-            },
+            Job { turns: 2, partitions: 1, ..offsets_first },
         ),
     ]);
     runs.into_iter()
-        .map(|(label, job)| Planned {
-            label: format!("B3 {label}"),
-            job,
-            latency: true,
-        })
+        .map(|(label, job)| Planned { label: format!("B3 {label}"), job, latency: true })
         .collect()
 }
 
 fn b3_abort(kafka: &str) -> Vec<Planned> {
-    let base = Job {
-        commit_ms: 100,
-        ..transactional(kafka)
-    };
-    let aborting = |abort_every| Job {
-        abort_every,
-        ..base.clone()
-    };
+    let base = Job { commit_ms: 100, ..transactional(kafka) };
+    let aborting = |abort_every| Job { abort_every, ..base.clone() };
     vec![
         planned("B3 100 ms, no abort", base.clone()),
         planned("B3 100 ms, every 10th aborted", aborting(10)),
@@ -245,20 +143,8 @@ fn b4(kafka: &str) -> Vec<Planned> {
     let mut runs = vec![raw(kafka)];
     for (commit_ms, records_max) in [(0, 20_000), (100, 1_000_000)] {
         for (lanes, turns) in [(1, 1), (1, 2), (2, 1), (2, 2), (4, 1)] {
-            let label = format!(
-                "B4 {lanes} lanes of {turns}, {}",
-                commit_label(commit_ms, records_max)
-            );
-            runs.push(planned(
-                label,
-                Job {
-                    lanes,
-                    turns,
-                    commit_ms,
-                    records_max,
-                    ..transactional(kafka)
-                },
-            ));
+            let label = format!("B4 {lanes} lanes of {turns}, {}", commit_label(commit_ms, records_max));
+            runs.push(planned(label, Job { lanes, turns, commit_ms, records_max, ..transactional(kafka) }));
         }
     }
     runs

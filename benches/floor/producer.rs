@@ -41,32 +41,21 @@ impl RawProducer {
         let mut config = config.clone();
         config.set(
             "delivery.report.only.error",
-            if reports == Reports::ErrorEvents {
-                "true"
-            } else {
-                "false"
-            },
+            if reports == Reports::ErrorEvents { "true" } else { "false" },
         );
         let native = config.create_native_config().map_err(|e| e.to_string())?;
         // SAFETY: the configuration is alive.
         unsafe {
             match reports {
-                Reports::Callback => {
-                    sys::rd_kafka_conf_set_dr_msg_cb(native.ptr(), Some(on_delivery))
-                }
+                Reports::Callback => sys::rd_kafka_conf_set_dr_msg_cb(native.ptr(), Some(on_delivery)),
                 Reports::Events | Reports::ErrorEvents => sys::rd_kafka_conf_set_events(
                     native.ptr(),
                     sys::RD_KAFKA_EVENT_DR | sys::RD_KAFKA_EVENT_ERROR,
                 ),
             }
         }
-        let client = Client::new(
-            &config,
-            native,
-            RDKafkaType::RD_KAFKA_PRODUCER,
-            DefaultClientContext,
-        )
-        .map_err(|e| e.to_string())?;
+        let client = Client::new(&config, native, RDKafkaType::RD_KAFKA_PRODUCER, DefaultClientContext)
+            .map_err(|e| e.to_string())?;
         let name = CString::new(topic).map_err(|e| e.to_string())?;
         // SAFETY: the client is alive; a null topic configuration means the defaults of the client.
         let (topic, events) = unsafe {
@@ -75,12 +64,7 @@ impl RawProducer {
                 sys::rd_kafka_queue_get_main(client.native_ptr()),
             )
         };
-        Ok(RawProducer {
-            topic,
-            events,
-            reports,
-            client,
-        })
+        Ok(RawProducer { topic, events, reports, client })
     }
 
     pub fn native(&self) -> *mut RDKafka {
@@ -125,7 +109,8 @@ impl RawProducer {
     ) -> Outcome<()> {
         // SAFETY: names and values are copied; on success librdkafka owns the headers, else they are freed here.
         unsafe {
-            let list = sys::rd_kafka_headers_new(headers.len());
+            let list =
+                if headers.is_empty() { ptr::null_mut() } else { sys::rd_kafka_headers_new(headers.len()) };
             for (name, value) in headers {
                 let length = name.to_bytes().len() as isize;
                 sys::rd_kafka_header_add(
@@ -137,33 +122,22 @@ impl RawProducer {
                 );
             }
             let fields = [
-                field(sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_RKT, |u| {
-                    u.rkt = self.topic
-                }),
-                field(sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_PARTITION, |u| {
-                    u.i32_ = partition
-                }),
-                field(sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_MSGFLAGS, |u| {
-                    u.i = sys::RD_KAFKA_MSG_F_COPY
-                }),
-                field(sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_KEY, |u| {
-                    u.mem = memory(key)
-                }),
-                field(sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_VALUE, |u| {
-                    u.mem = memory(payload)
-                }),
-                field(sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_HEADERS, |u| {
-                    u.headers = list
-                }),
+                field(sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_RKT, |u| u.rkt = self.topic),
+                field(sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_PARTITION, |u| u.i32_ = partition),
+                field(sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_MSGFLAGS, |u| u.i = sys::RD_KAFKA_MSG_F_COPY),
+                field(sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_KEY, |u| u.mem = memory(key)),
+                field(sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_VALUE, |u| u.mem = memory(payload)),
+                field(sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_HEADERS, |u| u.headers = list),
             ];
             loop {
                 let error = sys::rd_kafka_produceva(self.native(), fields.as_ptr(), fields.len());
                 if error.is_null() {
                     return Ok(());
                 }
-                if sys::rd_kafka_error_code(error) != RDKafkaRespErr::RD_KAFKA_RESP_ERR__QUEUE_FULL
-                {
-                    sys::rd_kafka_headers_destroy(list);
+                if sys::rd_kafka_error_code(error) != RDKafkaRespErr::RD_KAFKA_RESP_ERR__QUEUE_FULL {
+                    if !list.is_null() {
+                        sys::rd_kafka_headers_destroy(list);
+                    }
                     return check_error(error, "produce");
                 }
                 sys::rd_kafka_error_destroy(error);
@@ -179,30 +153,21 @@ impl RawProducer {
             let flags = sys::RD_KAFKA_MSG_F_COPY | sys::RD_KAFKA_MSG_F_PARTITION;
             // SAFETY: the records point to readable bytes, which are copied (`F_COPY`).
             let done = unsafe {
-                sys::rd_kafka_produce_batch(
-                    self.topic,
-                    0,
-                    flags,
-                    rest.as_mut_ptr(),
-                    rest.len() as c_int,
-                )
+                sys::rd_kafka_produce_batch(self.topic, 0, flags, rest.as_mut_ptr(), rest.len() as c_int)
             };
             if done as usize == rest.len() {
                 return Ok(());
             }
             // A full queue refuses everything after the first refusal, so the refused ones are the tail.
-            let tail = rest
-                .iter()
-                .position(|r| r.err != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR)
-                .unwrap_or(0);
+            let tail =
+                rest.iter().position(|r| r.err != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).unwrap_or(0);
             let err = rest[tail].err;
             if err != RDKafkaRespErr::RD_KAFKA_RESP_ERR__QUEUE_FULL {
                 return check(err, "produce batch");
             }
             self.serve(Duration::from_millis(1))?;
             rest = &mut rest[tail..];
-            rest.iter_mut()
-                .for_each(|r| r.err = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR);
+            rest.iter_mut().for_each(|r| r.err = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR);
         }
         Ok(())
     }
@@ -256,42 +221,29 @@ impl RawProducer {
 
     pub fn init_transactions(&self) -> Outcome<()> {
         // SAFETY: the client is alive (also below).
-        check_error(
-            unsafe { sys::rd_kafka_init_transactions(self.native(), 30_000) },
-            "init transactions",
-        )
+        check_error(unsafe { sys::rd_kafka_init_transactions(self.native(), 30_000) }, "init transactions")
     }
 
     pub fn begin(&self) -> Outcome<()> {
-        check_error(
-            unsafe { sys::rd_kafka_begin_transaction(self.native()) },
-            "begin",
-        )
+        check_error(unsafe { sys::rd_kafka_begin_transaction(self.native()) }, "begin")
     }
 
     pub fn send_offsets(&self, offsets: &PartitionList, consumer: &BatchConsumer) -> Outcome<()> {
         // SAFETY: all handles are alive; the metadata is destroyed once.
         unsafe {
             let group = sys::rd_kafka_consumer_group_metadata(consumer.native());
-            let error =
-                sys::rd_kafka_send_offsets_to_transaction(self.native(), offsets.0, group, -1);
+            let error = sys::rd_kafka_send_offsets_to_transaction(self.native(), offsets.0, group, -1);
             sys::rd_kafka_consumer_group_metadata_destroy(group);
             check_error(error, "send offsets")
         }
     }
 
     pub fn commit(&self) -> Outcome<()> {
-        check_error(
-            unsafe { sys::rd_kafka_commit_transaction(self.native(), -1) },
-            "commit",
-        )
+        check_error(unsafe { sys::rd_kafka_commit_transaction(self.native(), -1) }, "commit")
     }
 
     pub fn abort(&self) -> Outcome<()> {
-        check_error(
-            unsafe { sys::rd_kafka_abort_transaction(self.native(), -1) },
-            "abort",
-        )
+        check_error(unsafe { sys::rd_kafka_abort_transaction(self.native(), -1) }, "abort")
     }
 }
 
@@ -312,8 +264,5 @@ fn field(vtype: sys::rd_kafka_vtype_t, set: impl Fn(&mut FieldValue)) -> sys::rd
 }
 
 fn memory(bytes: &[u8]) -> sys::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1 {
-    sys::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1 {
-        ptr: bytes.as_ptr() as *mut c_void,
-        size: bytes.len(),
-    }
+    sys::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1 { ptr: bytes.as_ptr() as *mut c_void, size: bytes.len() }
 }

@@ -40,23 +40,14 @@ impl BatchConsumer {
         let native = config.create_native_config().map_err(|e| e.to_string())?;
         // SAFETY: the configuration is alive, and the callback matches the declared signature.
         unsafe { sys::rd_kafka_conf_set_rebalance_cb(native.ptr(), Some(on_rebalance)) };
-        let client = Client::new(
-            config,
-            native,
-            RDKafkaType::RD_KAFKA_CONSUMER,
-            Assignment::default(),
-        )
-        .map_err(|e| e.to_string())?;
+        let client = Client::new(config, native, RDKafkaType::RD_KAFKA_CONSUMER, Assignment::default())
+            .map_err(|e| e.to_string())?;
         // SAFETY: the client is alive; forwarding the main queue makes one queue of the two.
         let queue = unsafe {
             sys::rd_kafka_poll_set_consumer(client.native_ptr());
             sys::rd_kafka_queue_get_consumer(client.native_ptr())
         };
-        Ok(BatchConsumer {
-            queue,
-            batch: vec![ptr::null_mut(); batch_max],
-            client,
-        })
+        Ok(BatchConsumer { queue, batch: vec![ptr::null_mut(); batch_max], client })
     }
 
     pub fn native(&self) -> *mut RDKafka {
@@ -71,18 +62,12 @@ impl BatchConsumer {
         let list = PartitionList::new();
         list.add(topic, -1, None);
         // SAFETY: both pointers are alive; librdkafka copies the list.
-        check(
-            unsafe { sys::rd_kafka_subscribe(self.native(), list.0) },
-            "subscribe",
-        )
+        check(unsafe { sys::rd_kafka_subscribe(self.native(), list.0) }, "subscribe")
     }
 
     pub fn assign(&self, list: &PartitionList) -> Outcome<()> {
         // SAFETY: both pointers are alive; librdkafka copies the list.
-        check(
-            unsafe { sys::rd_kafka_assign(self.native(), list.0) },
-            "assign",
-        )
+        check(unsafe { sys::rd_kafka_assign(self.native(), list.0) }, "assign")
     }
 
     /// Waits up to `wait` for the first record, then takes what is already there, at most one batch.
@@ -90,33 +75,21 @@ impl BatchConsumer {
     /// One call with a timeout would wait for the whole timeout unless the batch fills up.
     pub fn receive(&mut self, wait: Duration) -> Batch<'_> {
         let first = self.take(0, 1, wait.as_millis() as c_int);
-        let rest = if first == 1 {
-            self.take(1, self.batch.len() - 1, 0)
-        } else {
-            0
-        };
+        let rest = if first == 1 { self.take(1, self.batch.len() - 1, 0) } else { 0 };
         Batch(&mut self.batch[..first + rest])
     }
 
     fn take(&mut self, at: usize, count: usize, timeout_ms: c_int) -> usize {
         // SAFETY: the buffer has room for `count` pointers from `at` on.
         let taken = unsafe {
-            sys::rd_kafka_consume_batch_queue(
-                self.queue,
-                timeout_ms,
-                self.batch[at..].as_mut_ptr(),
-                count,
-            )
+            sys::rd_kafka_consume_batch_queue(self.queue, timeout_ms, self.batch[at..].as_mut_ptr(), count)
         };
         usize::try_from(taken).unwrap_or(0)
     }
 
     pub fn seek(&self, list: &PartitionList) -> Outcome<()> {
         // SAFETY: both pointers are alive.
-        check_error(
-            unsafe { sys::rd_kafka_seek_partitions(self.native(), list.0, 10_000) },
-            "seek",
-        )
+        check_error(unsafe { sys::rd_kafka_seek_partitions(self.native(), list.0, 10_000) }, "seek")
     }
 }
 
@@ -174,16 +147,12 @@ unsafe extern "C" fn on_rebalance(
 ) {
     // SAFETY: the opaque pointer is the `Assignment` of the client, which outlives its callbacks.
     unsafe {
-        (*opaque.cast::<Assignment>())
-            .epoch
-            .fetch_add(1, Ordering::Relaxed);
+        (*opaque.cast::<Assignment>()).epoch.fetch_add(1, Ordering::Relaxed);
         let protocol = CStr::from_ptr(sys::rd_kafka_rebalance_protocol(client));
         let cooperative = protocol.to_bytes() == b"COOPERATIVE";
         let assigned = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         match (cooperative, assigned) {
-            (true, true) => {
-                sys::rd_kafka_error_destroy(sys::rd_kafka_incremental_assign(client, partitions))
-            }
+            (true, true) => sys::rd_kafka_error_destroy(sys::rd_kafka_incremental_assign(client, partitions)),
             (true, false) => {
                 sys::rd_kafka_error_destroy(sys::rd_kafka_incremental_unassign(client, partitions))
             }
@@ -237,9 +206,7 @@ pub fn check_error(error: *mut sys::rd_kafka_error_t, what: &str) -> Outcome<()>
     }
     // SAFETY: the error is alive until it is destroyed here.
     unsafe {
-        let text = CStr::from_ptr(sys::rd_kafka_error_string(error))
-            .to_string_lossy()
-            .into_owned();
+        let text = CStr::from_ptr(sys::rd_kafka_error_string(error)).to_string_lossy().into_owned();
         sys::rd_kafka_error_destroy(error);
         Err(format!("{what}: {text}"))
     }

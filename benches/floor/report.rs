@@ -30,20 +30,12 @@ impl Figures {
             ("abort_ms", ms(steps.abort, aborts)),
             ("replay_ms", ms(steps.replay, aborts)),
         ];
-        Figures(
-            figures
-                .into_iter()
-                .map(|(name, value)| (name.to_owned(), value))
-                .collect(),
-        )
+        Figures(figures.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
     }
 
     pub fn line(&self) -> String {
         let shown = self.0.iter().filter(|(_, value)| value.is_finite());
-        shown
-            .map(|(name, value)| format!("{name}={value:.3}"))
-            .collect::<Vec<_>>()
-            .join(" ")
+        shown.map(|(name, value)| format!("{name}={value:.3}")).collect::<Vec<_>>().join(" ")
     }
 
     pub fn parse(line: &str) -> Result<Figures, String> {
@@ -52,16 +44,12 @@ impl Figures {
             Some((name.to_owned(), value.parse().ok()?))
         };
         let figures: Option<_> = line.split_whitespace().map(pair).collect();
-        figures
-            .map(Figures)
-            .ok_or(format!("not a line of figures: `{line}`"))
+        figures.map(Figures).ok_or(format!("not a line of figures: `{line}`"))
     }
 
     pub fn set_latency(&mut self, latencies_ms: &[f64]) {
-        self.0
-            .insert("p50".to_owned(), measure::quantile(latencies_ms, 0.5));
-        self.0
-            .insert("p99".to_owned(), measure::quantile(latencies_ms, 0.99));
+        self.0.insert("p50".to_owned(), measure::quantile(latencies_ms, 0.5));
+        self.0.insert("p99".to_owned(), measure::quantile(latencies_ms, 0.99));
     }
 
     fn get(&self, name: &str) -> f64 {
@@ -84,22 +72,12 @@ pub fn print(runs: &[Planned], figures: &[Vec<Figures>]) {
         "p50 / p99 ms",
         "abort / replay ms",
     ];
-    println!(
-        "\n| {} |\n|{}",
-        heads.join(" | "),
-        "---|".repeat(heads.len())
-    );
+    println!("\n| {} |\n|{}", heads.join(" | "), "---|".repeat(heads.len()));
     let Some(first) = figures.first() else { return };
     for (run, rounds) in runs.iter().zip(figures) {
         let median = |name: &str| median(rounds.iter().map(|f| f.get(name)));
-        let ratio = |name: &str| {
-            self::median(
-                rounds
-                    .iter()
-                    .zip(first)
-                    .map(|(f, base)| f.get(name) / base.get(name)),
-            )
-        };
+        let ratio =
+            |name: &str| self::median(rounds.iter().zip(first).map(|(f, base)| f.get(name) / base.get(name)));
         let cells = [
             run.label.clone(),
             number(median("rate") / 1e3, 0),
@@ -109,15 +87,9 @@ pub fn print(runs: &[Planned], figures: &[Vec<Figures>]) {
             number(ratio("cpu"), 2),
             number(median("rss"), 0),
             number(median("transactions"), 0),
-            ["flush_ms", "offsets_ms", "commit_ms"]
-                .map(|name| number(median(name), 1))
-                .join(" / "),
-            ["p50", "p99"]
-                .map(|name| number(median(name), 1))
-                .join(" / "),
-            ["abort_ms", "replay_ms"]
-                .map(|name| number(median(name), 1))
-                .join(" / "),
+            ["flush_ms", "offsets_ms", "commit_ms"].map(|name| number(median(name), 1)).join(" / "),
+            ["p50", "p99"].map(|name| number(median(name), 1)).join(" / "),
+            ["abort_ms", "replay_ms"].map(|name| number(median(name), 1)).join(" / "),
         ];
         println!("| {} |", cells.join(" | "));
     }
@@ -129,9 +101,5 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 }
 
 fn number(value: f64, digits: usize) -> String {
-    if value.is_finite() {
-        format!("{value:.digits$}")
-    } else {
-        "-".to_owned()
-    }
+    if value.is_finite() { format!("{value:.digits$}") } else { "-".to_owned() }
 }

@@ -26,26 +26,18 @@ pub struct Topics {
 
 impl Topics {
     pub fn connect(kafka: &str) -> Result<Topics, String> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|e| e.to_string())?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", kafka);
-        let admin = runtime
-            .block_on(async { config.create() })
-            .map_err(|e: KafkaError| e.to_string())?;
-        Ok(Topics {
-            kafka: kafka.to_owned(),
-            runtime,
-            admin,
-        })
+        let admin = runtime.block_on(async { config.create() }).map_err(|e: KafkaError| e.to_string())?;
+        Ok(Topics { kafka: kafka.to_owned(), runtime, admin })
     }
 
     /// Creates the topic; false when it exists already.
     pub fn create(&self, name: &str, partitions: i32) -> Result<bool, String> {
-        let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1))
-            .set("file.delete.delay.ms", "1000");
+        let topic =
+            NewTopic::new(name, partitions, TopicReplication::Fixed(1)).set("file.delete.delay.ms", "1000");
         let results = self
             .runtime
             .block_on(self.admin.create_topics([&topic], &AdminOptions::new()))
@@ -59,9 +51,7 @@ impl Topics {
     }
 
     pub fn delete(&self, name: &str) -> Result<(), String> {
-        let deleted = self
-            .runtime
-            .block_on(self.admin.delete_topics(&[name], &AdminOptions::new()));
+        let deleted = self.runtime.block_on(self.admin.delete_topics(&[name], &AdminOptions::new()));
         deleted.map(drop).map_err(|e| e.to_string())
     }
 
@@ -73,9 +63,7 @@ impl Topics {
         }
         let held = self.records(&name, partitions)?;
         if held != events {
-            return Err(format!(
-                "{name} holds {held} records, expected {events}: delete it"
-            ));
+            return Err(format!("{name} holds {held} records, expected {events}: delete it"));
         }
         Ok(name)
     }
@@ -103,14 +91,9 @@ impl Topics {
         let (mut key, mut payload) = (Vec::new(), Vec::new());
         for seq in 0..events {
             events::write(seq, 0, &mut key, &mut payload);
-            send(
-                &producer,
-                BaseRecord::to(name).key(&key[..]).payload(&payload[..]),
-            )?;
+            send(&producer, BaseRecord::to(name).key(&key[..]).payload(&payload[..]))?;
         }
-        producer
-            .flush(Duration::from_secs(60))
-            .map_err(|e| e.to_string())
+        producer.flush(Duration::from_secs(60)).map_err(|e| e.to_string())
     }
 
     /// Reads everything that a `read_committed` reader sees and checks it: the right number of records, and in
@@ -130,9 +113,7 @@ impl Topics {
         let started = Instant::now();
         while !(records >= expected && ends.iter().all(|end| *end)) {
             if started.elapsed() > Duration::from_secs(120) {
-                return Err(format!(
-                    "{name}: read {records} of {expected} in two minutes"
-                ));
+                return Err(format!("{name}: read {records} of {expected} in two minutes"));
             }
             for message in consumer.receive(Duration::from_millis(100)).iter() {
                 let partition = message.partition as usize;
@@ -144,10 +125,7 @@ impl Topics {
                 let payload = unsafe { raw::bytes(message.payload, message.len) };
                 let seq = events::seq(payload);
                 if seq.is_none() || seq <= last[partition] {
-                    return Err(format!(
-                        "{name}-{partition}: {seq:?} after {:?}",
-                        last[partition]
-                    ));
+                    return Err(format!("{name}-{partition}: {seq:?} after {:?}", last[partition]));
                 }
                 last[partition] = seq;
                 ends[partition] = false;

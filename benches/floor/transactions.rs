@@ -41,19 +41,12 @@ struct Lane<'a> {
 
 /// Runs all lanes; the figures are of the whole process.
 pub fn run(job: &Job) -> Outcome<(CpuSpent, Steps)> {
-    let mut lanes = (0..job.lanes)
-        .map(|lane| Lane::new(job, lane))
-        .collect::<Outcome<Vec<_>>>()?;
+    let mut lanes = (0..job.lanes).map(|lane| Lane::new(job, lane)).collect::<Outcome<Vec<_>>>()?;
     let done = AtomicU64::new(0);
     let mark = OnceLock::new();
     std::thread::scope(|scope| {
-        let running: Vec<_> = lanes
-            .iter_mut()
-            .map(|lane| scope.spawn(|| lane.copy(&done, &mark)))
-            .collect();
-        running
-            .into_iter()
-            .try_for_each(|lane| lane.join().map_err(|_| "a lane panicked".to_owned())?)
+        let running: Vec<_> = lanes.iter_mut().map(|lane| scope.spawn(|| lane.copy(&done, &mark))).collect();
+        running.into_iter().try_for_each(|lane| lane.join().map_err(|_| "a lane panicked".to_owned())?)
     })?;
     let spent = mark.get().ok_or("no events")?.spent();
     let mut steps = Steps::default();
@@ -79,8 +72,7 @@ impl<'a> Lane<'a> {
             producers.push(producer);
         }
         let consumer = BatchConsumer::new(&job.consumer(), job.batch)?;
-        let mine =
-            (0..job.partitions).filter(|partition| *partition as usize % job.lanes == ordinal);
+        let mine = (0..job.partitions).filter(|partition| *partition as usize % job.lanes == ordinal);
         let committed: BTreeMap<i32, i64> = mine.map(|partition| (partition, 0)).collect();
         if job.lanes == 1 {
             consumer.subscribe(&job.input)?;
@@ -126,8 +118,7 @@ impl<'a> Lane<'a> {
 
     /// The producer whose turn it is: one transaction is open at a time.
     fn producer(&self) -> &RawProducer {
-        &self.producers
-            [(self.steps.transactions + self.steps.aborts) as usize % self.producers.len()]
+        &self.producers[(self.steps.transactions + self.steps.aborts) as usize % self.producers.len()]
     }
 
     /// Takes a batch and produces it; true when the batch was full.
@@ -156,10 +147,7 @@ impl<'a> Lane<'a> {
             }
             // SAFETY: the message lives as long as the batch.
             let (key, payload) = unsafe {
-                (
-                    raw::bytes(message.key, message.key_len),
-                    raw::bytes(message.payload, message.len),
-                )
+                (raw::bytes(message.key, message.key_len), raw::bytes(message.payload, message.len))
             };
             producer.produce(message.partition, key, payload)?;
             self.open.insert(message.partition, message.offset + 1);
@@ -194,11 +182,7 @@ impl<'a> Lane<'a> {
     fn abort(&mut self) -> Outcome<()> {
         let started = Instant::now();
         self.producer().abort()?;
-        let touched = self
-            .open
-            .keys()
-            .map(|p| (*p, self.committed.get(p).copied().unwrap_or(0)))
-            .collect();
+        let touched = self.open.keys().map(|p| (*p, self.committed.get(p).copied().unwrap_or(0))).collect();
         self.consumer.seek(&list(&self.job.input, &touched))?;
         self.steps.abort += started.elapsed();
         self.steps.aborts += 1;
