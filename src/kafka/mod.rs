@@ -7,4 +7,5 @@ pub mod consumer;
 pub(crate) mod native;
 mod outgoing;
 pub mod partitioner;
+pub mod producer;
 pub mod txn;

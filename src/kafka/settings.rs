@@ -187,6 +187,8 @@ impl ProducerSettings {
             .set("acks", "all")
             .set("linger.ms", self.linger.as_millis().to_string())
             .set("message.timeout.ms", self.delivery_timeout.as_millis().to_string())
+            // Default 30 s: so long are records held for a topic that does not exist.
+            .set("topic.metadata.propagation.max.ms", "3000")
             .set("message.max.bytes", self.producer_bytes_max().to_string())
             .set("compression.type", &self.compression)
             // Where no partition is given: as Java clients choose it (default is another hash).
