@@ -15,7 +15,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("axum", &["ingest", "admin"]),
     ("backon", &["engine"]),
     ("clap", &["cli", "telemetry", "main.rs"]),
-    ("governor", &["engine/limits.rs", "stages/limits.rs", "connectors/limits.rs"]),
+    ("governor", &["engine/limits.rs", "stages/limits.rs", "connectors/limits.rs", "ingest/limits.rs"]),
     ("hyper", &["ingest", "admin"]),
     ("hyper_util", &["ingest", "admin"]),
     ("indicatif", &["cli"]),

@@ -1,1 +1,6 @@
-//! Role `ingest`: webhooks in, records acknowledged by all replicas before the 2xx.
+//! Role `ingest`: takes webhooks over HTTP and puts them into Kafka. A request is answered with success only when
+//! every record of it is acknowledged by all in-sync replicas.
+
+pub mod accept;
+pub mod limits;
+pub mod server;

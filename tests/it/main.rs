@@ -1,3 +1,4 @@
 //! Scenarios against real Kafka, a registry and Postgres.
 
+mod ingest;
 mod support;
