@@ -1,0 +1,93 @@
+//! Every topic that a project needs: declared ones, dead letters, and those of the ledger.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::ledger::Namespace;
+use crate::stages::context::ValueFormat;
+
+/// Partitions of the ledger's topics.
+const LEDGER_PARTITIONS: NonZeroU32 = NonZeroU32::new(12).expect("12 is not zero");
+/// How long execution results are kept in Kafka; Postgres keeps them longer.
+const EXECUTIONS_RETENTION: Duration = Duration::from_secs(14 * 86_400);
+/// How long KPI facts are kept: as far back as a KPI can be rebuilt.
+const FACTS_RETENTION: Duration = Duration::from_secs(90 * 86_400);
+/// How long dead letters wait for somebody to look at them.
+const DEAD_LETTER_RETENTION: Duration = Duration::from_secs(30 * 86_400);
+/// Room for a source record of Kafka's default limit of 1 MiB and the headers that a dead letter adds.
+const DEAD_LETTER_BYTES_MAX: u32 = 2 << 20;
+
+/// What a topic is for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Role {
+    /// Declared in `topics/`.
+    Declared,
+    /// Dead letters of a pipeline.
+    DeadLetter,
+    /// Execution results.
+    Executions,
+    /// KPI facts.
+    KpiFacts,
+    /// KPI values.
+    Kpis,
+}
+
+/// A topic as it should be.
+#[derive(Clone, PartialEq, Debug)]
+pub struct TopicSpec {
+    /// Name.
+    pub name: Arc<str>,
+    /// What it is for.
+    pub role: Role,
+    /// Partitions; more is fine, fewer is not.
+    pub partitions: NonZeroU32,
+    /// Kafka's topic settings that matter, such as `retention.ms`; others are the broker's.
+    pub settings: BTreeMap<&'static str, String>,
+    /// How values are written. The ledger's own topics have their schemas in the build and say `Bytes` here.
+    pub value: ValueFormat,
+}
+
+/// The dead-letter topic of `pipeline`: `<pipeline>.dlq`.
+pub fn dead_letter_name(pipeline: &str) -> Arc<str> {
+    format!("{pipeline}.dlq").into()
+}
+
+/// The dead letters of `pipeline`. As many partitions as its widest input has, so that keys spread alike.
+pub fn dead_letter(pipeline: &str, partitions: NonZeroU32) -> TopicSpec {
+    let mut settings = deleted_after(DEAD_LETTER_RETENTION);
+    settings.insert("max.message.bytes", DEAD_LETTER_BYTES_MAX.to_string());
+    TopicSpec {
+        name: dead_letter_name(pipeline),
+        role: Role::DeadLetter,
+        partitions,
+        settings,
+        value: ValueFormat::Bytes,
+    }
+}
+
+/// The topics of the ledger in `namespace`.
+pub fn ledger(namespace: &Namespace) -> [TopicSpec; 3] {
+    let spec = |name, role, settings| TopicSpec {
+        name,
+        role,
+        partitions: LEDGER_PARTITIONS,
+        settings,
+        value: ValueFormat::Bytes,
+    };
+    let compacted = BTreeMap::from([("cleanup.policy", String::from("compact"))]);
+    [
+        spec(namespace.executions_topic(), Role::Executions, deleted_after(EXECUTIONS_RETENTION)),
+        spec(namespace.kpi_facts_topic(), Role::KpiFacts, deleted_after(FACTS_RETENTION)),
+        spec(namespace.kpis_topic(), Role::Kpis, compacted),
+    ]
+}
+
+/// Settings of a topic whose records are deleted after `retention`.
+pub fn deleted_after(retention: Duration) -> BTreeMap<&'static str, String> {
+    BTreeMap::from([
+        ("cleanup.policy", String::from("delete")),
+        ("retention.ms", retention.as_millis().to_string()),
+    ])
+}
