@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::yaml::fields::{self, Fields};
-use crate::yaml::lint::Lints;
+use crate::yaml::lint::{Lints, Span};
 use crate::yaml::node::{Node, Yaml};
 
 /// Longest secret that is read, in bytes.
@@ -104,6 +104,23 @@ impl SecretRef {
             }
         };
         Some(Self { place, optional })
+    }
+
+    /// Every reference to a secret in `node`, with its place: mappings that decode as one.
+    pub fn all_in(node: &Node) -> Vec<(Self, Span)> {
+        let mut found = Vec::new();
+        match &node.value {
+            Yaml::List(items) => found.extend(items.iter().flat_map(Self::all_in)),
+            Yaml::Map(entries) => {
+                let is_one = entries.iter().any(|(key, _)| key.name == "env" || key.name == "file");
+                match is_one.then(|| Self::decode(node, &mut Lints::default())).flatten() {
+                    Some(secret) => found.push((secret, node.span.clone())),
+                    None => found.extend(entries.iter().flat_map(|(_, value)| Self::all_in(value))),
+                }
+            }
+            Yaml::Null | Yaml::Bool(_) | Yaml::Int(_) | Yaml::Float(_) | Yaml::Text(_) => {}
+        }
+        found
     }
 
     /// The name of the place, for messages.

@@ -84,7 +84,7 @@ pub enum Output {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Look for mistakes in the project; needs no network.
-    Check,
+    Check(CheckArgs),
     /// Run the tests in the pipeline files; needs no network.
     Test(TestArgs),
     /// Show what `apply` would change.
@@ -118,6 +118,14 @@ pub enum Verb {
     Health(HealthArgs),
     /// Print completions for a shell.
     Completions(CompletionsArgs),
+}
+
+/// `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Also warn of secrets that have no value in this environment.
+    #[arg(long)]
+    pub secrets: bool,
 }
 
 /// `test`.

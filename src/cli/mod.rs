@@ -1,6 +1,7 @@
 //! The command line: one subcommand, one match arm, one call.
 
 pub mod args;
+pub mod check;
 pub mod health;
 pub mod lint_output;
 pub mod output;
@@ -59,6 +60,7 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
 pub fn run(typed: Cli) -> anyhow::Result<Exit> {
     let Cli { verb, common } = typed;
     match verb {
+        Verb::Check(arguments) => check::run(&common, arguments.secrets),
         Verb::Health(arguments) => health::run(arguments.metrics.metrics),
         Verb::Completions(arguments) => completions(arguments.shell),
         _ => Err(ends(Exit::Refused, format!("not built: {}", common.project.display()))),

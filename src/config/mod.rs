@@ -4,5 +4,7 @@
 //! goes on; what could not be read at all is left out, so that the rest can still be checked.
 
 pub mod connector;
+pub mod kpi;
 pub mod pipeline;
 pub mod project;
+pub mod topic;

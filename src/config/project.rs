@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::connector::Connector;
+use crate::config::kpi::Kpi;
 use crate::config::pipeline::Pipeline;
+use crate::config::topic::{self, Topic};
 use crate::yaml::files;
 use crate::yaml::lint::{Lints, SourceFile, Span};
 use crate::yaml::node::{self, Node};
@@ -38,15 +40,28 @@ impl<T> Thing<T> {
 pub struct Project {
     /// The folder.
     pub root: PathBuf,
-    /// How many files were read.
-    pub files: usize,
+    /// Every file that was read, Avro schemas included, sorted by path.
+    pub files: Vec<Arc<SourceFile>>,
     /// Connectors by name.
     pub connectors: BTreeMap<String, Thing<Connector>>,
+    /// Topics by name.
+    pub topics: BTreeMap<String, Thing<Topic>>,
     /// Pipelines by name.
     pub pipelines: BTreeMap<String, Thing<Pipeline>>,
+    /// KPIs by name.
+    pub kpis: BTreeMap<String, Thing<Kpi>>,
+    /// Avro schemas that topics name, by path as written.
+    pub schemas: BTreeMap<String, Arc<SourceFile>>,
     /// Names of things whose file is there but could not be read, as `topics/payments`: nothing that refers to them
     /// is reported as unknown.
     pub broken: BTreeSet<String>,
+}
+
+impl Project {
+    /// Whether a thing's file is there but could not be read.
+    pub fn is_broken(&self, folder: &str, name: &str) -> bool {
+        self.broken.contains(&format!("{folder}/{name}"))
+    }
 }
 
 /// Reads the folder `root`. Mistakes go to `lints`; what could not be read is left out.
@@ -55,11 +70,15 @@ pub struct Project {
 /// When `root` is no folder that can be read.
 pub fn load(root: &Path, lints: &mut Lints) -> io::Result<Project> {
     fs::read_dir(root)?;
-    let mut reader = Reader { root, files: 0, broken: BTreeSet::new(), lints };
+    let mut reader = Reader { root, files: Vec::new(), broken: BTreeSet::new(), lints };
     let connectors = reader.folder("connectors", check_word, Connector::decode);
+    let topics = reader.folder("topics", check_topic, Topic::decode);
     let pipelines = reader.folder("pipelines", check_word, Pipeline::decode);
-    let Reader { files, broken, .. } = reader;
-    if files == 0 {
+    let kpis = reader.folder("kpis", check_identifier, Kpi::decode);
+    let is_empty = reader.files.is_empty() && reader.broken.is_empty();
+    let schemas = reader.schemas(&topics);
+    let Reader { mut files, broken, lints, .. } = reader;
+    if is_empty {
         lints.error(
             "empty-project",
             &place(Path::new(".")),
@@ -67,7 +86,14 @@ pub fn load(root: &Path, lints: &mut Lints) -> io::Result<Project> {
             "create topics/<topic>.yaml and pipelines/<pipeline>.yaml, or name the folder with --project",
         );
     }
-    Ok(Project { root: root.to_owned(), files, connectors, pipelines, broken })
+    for (name, thing) in &topics {
+        if name.contains('_') {
+            let help = "write dots or hyphens: metrics cannot tell `a.b` and `a_b` apart";
+            lints.warning("underscore", &thing.begin(), format!("the topic `{name}` has an underscore"), help);
+        }
+    }
+    files.sort_by(|left, right| left.path.cmp(&right.path));
+    Ok(Project { root: root.to_owned(), files, connectors, topics, pipelines, kpis, schemas, broken })
 }
 
 /// Whether a name may be used, with a reason and what to write when it may not.
@@ -75,7 +101,7 @@ type NameRule = fn(&str) -> Result<(), (&'static str, &'static str)>;
 
 struct Reader<'a> {
     root: &'a Path,
-    files: usize,
+    files: Vec<Arc<SourceFile>>,
     broken: BTreeSet<String>,
     lints: &'a mut Lints,
 }
@@ -89,7 +115,6 @@ impl Reader<'_> {
     ) -> BTreeMap<String, Thing<T>> {
         let mut things = BTreeMap::new();
         for path in self.paths(folder) {
-            self.files += 1;
             let Some(name) = path.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned) else {
                 let help = "use letters, digits and hyphens";
                 self.lints.error("bad-name", &place(&path), "the file's name is not UTF-8", help);
@@ -124,9 +149,26 @@ impl Reader<'_> {
                 return None;
             }
         };
+        self.files.push(Arc::clone(&file));
         let node = node::parse(&file, self.lints)?;
         let value = decode(name, &node, self.lints)?;
         Some(Thing { file, node, value })
+    }
+
+    /// The Avro schemas that topics name.
+    fn schemas(&mut self, topics: &BTreeMap<String, Thing<Topic>>) -> BTreeMap<String, Arc<SourceFile>> {
+        let mut schemas: BTreeMap<String, Arc<SourceFile>> = BTreeMap::new();
+        for thing in topics.values() {
+            let topic::Value::Avro(path) = &thing.value.value else { continue };
+            if schemas.contains_key(&path.value) {
+                continue;
+            }
+            if let Some(file) = files::named(self.root, path, self.lints) {
+                self.files.push(Arc::clone(&file));
+                schemas.insert(path.value.clone(), file);
+            }
+        }
+        schemas
     }
 
     /// The YAML files of a folder, sorted. Hidden files and files of other kinds are not ours.
@@ -195,5 +237,33 @@ fn check_word(name: &str) -> Result<(), (&'static str, &'static str)> {
     Ok(())
 }
 
-#[cfg(test)]
-mod tests;
+/// Kafka's rule for names of topics.
+fn check_topic(name: &str) -> Result<(), (&'static str, &'static str)> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if !name.chars().all(allowed) {
+        return Err((
+            "only letters, digits, dots and hyphens",
+            "rename the file, such as events.stripe.yaml",
+        ));
+    }
+    if name.len() > 249 {
+        return Err(("it is longer than 249 characters", "rename the file"));
+    }
+    Ok(())
+}
+
+/// Names of KPIs: they become parts of the names of views.
+fn check_identifier(name: &str) -> Result<(), (&'static str, &'static str)> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if !name.starts_with(|first: char| first.is_ascii_lowercase()) || !name.chars().all(allowed) {
+        return Err((
+            "only lower-case letters, digits and underscores, a letter first",
+            "rename the file, such as revenue.yaml",
+        ));
+    }
+    if name.len() > 50 {
+        return Err(("it is longer than 50 characters", "rename the file"));
+    }
+    Ok(())
+}
+

@@ -1,5 +1,5 @@
-//! From what the files say to what they mean. Pure but for the schema files that stages name: same files, same plan,
-//! and no look at the environment, so that `check` says the same on every machine.
+//! From what the files say to what they mean. Same files, same plan: nothing here looks at the environment or the
+//! clock, so that `check` says the same on every machine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
@@ -11,16 +11,235 @@ use crate::config;
 use crate::config::project::{Project, Thing};
 use crate::ledger::Namespace;
 use crate::plan::Plan;
-use crate::plan::checks::{self, Flow, Mentions};
+use crate::plan::declared::{self, Topics};
+use crate::plan::checks::{self, Flow, Mentions, Wanted};
 use crate::plan::pipeline::{Delivery, Group, Ordering, Pipeline, TypePattern};
 use crate::plan::topics::{self, TopicSpec};
+use crate::stages::context::{Declared, ValueFormat};
 use crate::yaml::lint::{Lints, Spanned, nearest};
 
 /// Compiles a project. `None` when there are errors; all of them are in `lints`.
 pub fn compile(project: &Project, namespace: &Namespace, lints: &mut Lints) -> Option<Plan> {
-    let compiler = Compiler { project, namespace };
+    let topics = declared::topics(project, lints);
+    let declared = declared_names(project, &topics);
+    let compiler = Compiler { project, namespace, topics, declared };
+    let own = compiler.own_topics();
+    declared::reserved_topics(project, own.iter().map(|topic| &*topic.name), lints);
     compiler.sources(lints);
-    None
+    let mentions: BTreeMap<&str, Mentions> =
+        project.pipelines.iter().map(|(name, thing)| (&**name, Mentions::of(&thing.value.stages))).collect();
+    compiler.flow(&mentions, lints);
+    compiler.facts(&mentions, lints);
+    compiler.unused_topics(&mentions, lints);
+    let pipelines = compiler.pipelines(lints);
+    let groups = compiler.groups(&pipelines, lints);
+    if lints.has_errors() {
+        return None;
+    }
+    let config_hash = hash(&project.files.iter().map(|file| file.text.as_str()).collect::<Vec<_>>());
+    let Topics { topics, tables } = compiler.topics;
+    let mut topics: Vec<TopicSpec> = topics.into_values().chain(own).collect();
+    topics.sort_by(|left, right| left.name.cmp(&right.name));
+    Some(Plan {
+        namespace: namespace.clone(),
+        groups,
+        topics,
+        tables,
+        kpis: declared::kpis(project),
+        sources: project
+            .connectors
+            .iter()
+            .filter_map(|(name, thing)| Some((name.clone(), thing.value.source.clone()?)))
+            .collect(),
+        pipelines,
+        config_hash,
+    })
+}
+
+struct Compiler<'a> {
+    project: &'a Project,
+    namespace: &'a Namespace,
+    topics: Topics,
+    declared: Declared,
+}
+
+/// What stages may refer to by name.
+fn declared_names(project: &Project, topics: &Topics) -> Declared {
+    let found = topics.topics.iter().map(|(name, topic)| (name.clone(), topic.value.clone()));
+    // A topic whose file is broken is there all the same; it is not to be reported as undeclared by its readers.
+    let broken = project.broken.iter().filter_map(|name| name.strip_prefix("topics/"));
+    let broken = broken.map(|name| (name.to_owned(), ValueFormat::Json));
+    Declared { root: project.root.clone(), topics: found.chain(broken).collect(), calls: BTreeMap::new() }
+}
+
+impl<'a> Compiler<'a> {
+    /// Every source writes to a declared topic.
+    fn sources(&self, lints: &mut Lints) {
+        for thing in self.project.connectors.values() {
+            if let Some(source) = &thing.value.source {
+                self.is_declared(&source.topic, "the source writes to", lints);
+            }
+        }
+    }
+
+    /// Reports a topic that no file declares. `says` is the begin of the message.
+    fn is_declared(&self, topic: &Spanned<String>, says: &str, lints: &mut Lints) -> bool {
+        let name = topic.value.as_str();
+        if self.project.topics.contains_key(name) || self.project.is_broken("topics", name) {
+            return true;
+        }
+        let message = format!("{says} topic `{name}`, which no file in topics/ declares");
+        let known = self.project.topics.keys().map(String::as_str);
+        let help = match nearest(name, known) {
+            Some(near) => format!("`{near}` is declared in topics/{near}.yaml"),
+            None => format!("create topics/{name}.yaml"),
+        };
+        lints.error("undeclared-topic", &topic.span, message, help);
+        false
+    }
+
+    fn flow(&self, mentions: &BTreeMap<&str, Mentions>, lints: &mut Lints) {
+        let flows: Vec<Flow<'_>> = self
+            .project
+            .pipelines
+            .iter()
+            .filter_map(|(name, thing)| {
+                let input = &thing.value.input;
+                Some(Flow {
+                    pipeline: name,
+                    reads: input.topics.iter().map(|topic| &*topic.value).collect(),
+                    is_typed: !input.types.is_empty(),
+                    writes: &mentions.get(&**name)?.emits,
+                })
+            })
+            .collect();
+        checks::circles(&flows, lints);
+    }
+
+    fn facts(&self, mentions: &BTreeMap<&str, Mentions>, lints: &mut Lints) {
+        let mut stated: BTreeMap<String, Vec<BTreeSet<String>>> = BTreeMap::new();
+        for (fact, dimensions) in mentions.values().flat_map(|mentions| &mentions.facts) {
+            stated.entry(fact.value.clone()).or_default().push(dimensions.clone());
+        }
+        let kpis = self.project.kpis.values().map(|thing| &thing.value);
+        let wanted: Vec<Wanted<'_>> =
+            kpis.map(|kpi| Wanted { fact: &kpi.fact, dimensions: &kpi.dimensions }).collect();
+        checks::facts(&wanted, &stated, lints);
+    }
+
+    /// Topics that nobody reads, writes or keeps a table of.
+    fn unused_topics(&self, mentions: &BTreeMap<&str, Mentions>, lints: &mut Lints) {
+        let mut used: BTreeSet<&str> = BTreeSet::new();
+        let connectors = self.project.connectors.values();
+        used.extend(connectors.filter_map(|thing| thing.value.source.as_ref()).map(|source| &*source.topic.value));
+        for thing in self.project.pipelines.values() {
+            used.extend(thing.value.input.topics.iter().map(|topic| &*topic.value));
+        }
+        used.extend(mentions.values().flat_map(|mentions| &mentions.emits).map(|topic| &*topic.value));
+        for (name, thing) in &self.project.topics {
+            if !used.contains(name.as_str()) && thing.value.table.is_none() {
+                let message = format!("nothing reads or writes the topic `{name}`");
+                lints.warning("unused-topic", &thing.begin(), message, "remove the file if it is not needed");
+            }
+        }
+    }
+
+    fn pipelines(&self, lints: &mut Lints) -> Vec<Arc<Pipeline>> {
+        let pipelines = self.project.pipelines.iter();
+        pipelines.filter_map(|(name, thing)| self.pipeline(name, thing, lints).map(Arc::new)).collect()
+    }
+
+    fn pipeline(
+        &self,
+        name: &str,
+        thing: &Thing<config::pipeline::Pipeline>,
+        lints: &mut Lints,
+    ) -> Option<Pipeline> {
+        let written = &thing.value;
+        let dead_letter_topic = topics::dead_letter_name(name);
+        for topic in &written.input.topics {
+            if topic.value == *dead_letter_topic {
+                let message = "a pipeline cannot read its own dead letters";
+                lints.error("loop", &topic.span, message, "use `millrace dlq replay`");
+            } else if !self.is_dead_letter(&topic.value) {
+                self.is_declared(topic, "`input` reads", lints);
+            }
+        }
+        None
+    }
+
+    /// Whether `name` is the dead-letter topic of a pipeline of this project.
+    fn is_dead_letter(&self, name: &str) -> bool {
+        name.strip_suffix(".dlq").is_some_and(|pipeline| self.project.pipelines.contains_key(pipeline))
+    }
+
+    /// Forms the consumer groups; pipelines of one group must agree about delivery.
+    fn groups(&self, pipelines: &[Arc<Pipeline>], lints: &mut Lints) -> Vec<Group> {
+        let mut first: BTreeMap<&str, (&str, config::pipeline::Delivery)> = BTreeMap::new();
+        for (name, thing) in &self.project.pipelines {
+            let delivery = thing.value.delivery.as_ref().map(|delivery| delivery.value).unwrap_or_default();
+            let group = group_of(name, thing);
+            match first.get(group) {
+                None => {
+                    first.insert(group, (name, delivery));
+                }
+                Some((other, agreed)) if *agreed != delivery => {
+                    let written = thing.value.delivery.as_ref().map(|delivery| &delivery.span);
+                    let place = written.or(thing.value.group.as_ref().map(|group| &group.span));
+                    let message = format!(
+                        "pipelines of group `{group}` disagree: `{name}` wants {}, `{other}` wants {}",
+                        delivery.word(),
+                        agreed.word()
+                    );
+                    let help = "pipelines of one group share their transactions: agree, or choose another group";
+                    lints.error("delivery-conflict", place.unwrap_or(&thing.begin()), message, help);
+                }
+                Some(_) => {}
+            }
+        }
+        let mut groups: BTreeMap<&str, Vec<Arc<Pipeline>>> = BTreeMap::new();
+        for pipeline in pipelines {
+            if let Some(thing) = self.project.pipelines.get(&*pipeline.name) {
+                groups.entry(group_of(&pipeline.name, thing)).or_default().push(Arc::clone(pipeline));
+            }
+        }
+        let group = |(name, pipelines): (&str, Vec<Arc<Pipeline>>)| {
+            let topics: BTreeSet<Arc<str>> =
+                pipelines.iter().flat_map(|pipeline| pipeline.topics.iter().cloned()).collect();
+            let delivery = first.get(name).map_or_else(Default::default, |(_, delivery)| *delivery);
+            Group {
+                id: self.namespace.name(name),
+                delivery: meaning(delivery),
+                topics: topics.into_iter().collect(),
+                pipelines,
+            }
+        };
+        groups.into_iter().map(group).collect()
+    }
+
+    /// Topics that Millrace makes for itself: the ledger, and dead letters.
+    fn own_topics(&self) -> Vec<TopicSpec> {
+        let mut specs: Vec<TopicSpec> = topics::ledger(self.namespace).into();
+        for (name, thing) in &self.project.pipelines {
+            let inputs = thing.value.input.topics.iter();
+            let widest =
+                inputs.filter_map(|topic| self.topics.topics.get(&topic.value)).map(|topic| topic.partitions).max();
+            specs.push(topics::dead_letter(name, widest.unwrap_or(NonZeroU32::MIN)));
+        }
+        specs
+    }
+}
+
+/// The group's name: as written, else the pipeline's.
+fn group_of<'a>(name: &'a str, thing: &'a Thing<config::pipeline::Pipeline>) -> &'a str {
+    thing.value.group.as_ref().map_or(name, |group| &group.value)
+}
+
+fn meaning(delivery: config::pipeline::Delivery) -> Delivery {
+    match delivery {
+        config::pipeline::Delivery::ExactlyOnce => Delivery::ExactlyOnce,
+        config::pipeline::Delivery::AtLeastOnce => Delivery::AtLeastOnce,
+    }
 }
 
 /// First 12 hexadecimal digits of SHA-256.
