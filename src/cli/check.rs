@@ -34,7 +34,8 @@ pub fn load(root: &Path, namespace: &Namespace) -> anyhow::Result<Loaded> {
     let begun = Instant::now();
     let mut lints = Lints::default();
     let project = project::load(root, &mut lints).map_err(|error| {
-        let message = format!("the project folder {} cannot be read: {error}; name it with --project", root.display());
+        let message =
+            format!("the project folder {} cannot be read: {error}; name it with --project", root.display());
         ends(Exit::Refused, message)
     })?;
     let plan = compile(&project, namespace, &mut lints);

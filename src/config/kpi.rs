@@ -112,7 +112,12 @@ fn windows(node: &Node, lints: &mut Lints) -> Option<Vec<Window>> {
         Some(())
     })?;
     if seen.is_empty() {
-        lints.error("empty", &node.span, "a KPI has at least one window", "write [1h], or more of 1m, 1h, 1d");
+        lints.error(
+            "empty",
+            &node.span,
+            "a KPI has at least one window",
+            "write [1h], or more of 1m, 1h, 1d",
+        );
         return None;
     }
     Some(seen)

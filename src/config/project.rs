@@ -89,7 +89,12 @@ pub fn load(root: &Path, lints: &mut Lints) -> io::Result<Project> {
     for (name, thing) in &topics {
         if name.contains('_') {
             let help = "write dots or hyphens: metrics cannot tell `a.b` and `a_b` apart";
-            lints.warning("underscore", &thing.begin(), format!("the topic `{name}` has an underscore"), help);
+            lints.warning(
+                "underscore",
+                &thing.begin(),
+                format!("the topic `{name}` has an underscore"),
+                help,
+            );
         }
     }
     files.sort_by(|left, right| left.path.cmp(&right.path));
@@ -178,12 +183,7 @@ impl Reader<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
             Err(error) => {
                 let message = format!("the folder cannot be read: {error}");
-                self.lints.error(
-                    "unreadable",
-                    &place(Path::new(folder)),
-                    message,
-                    "look at its permissions",
-                );
+                self.lints.error("unreadable", &place(Path::new(folder)), message, "look at its permissions");
                 return Vec::new();
             }
         };
@@ -229,7 +229,10 @@ fn check_word(name: &str) -> Result<(), (&'static str, &'static str)> {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let starts_well = name.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit());
     if !starts_well || !name.chars().all(allowed) {
-        return Err(("only lower-case letters, digits and hyphens", "rename the file, such as stripe-payments.yaml"));
+        return Err((
+            "only lower-case letters, digits and hyphens",
+            "rename the file, such as stripe-payments.yaml",
+        ));
     }
     if name.len() > 100 {
         return Err(("it is longer than 100 characters", "rename the file"));
@@ -266,4 +269,3 @@ fn check_identifier(name: &str) -> Result<(), (&'static str, &'static str)> {
     }
     Ok(())
 }
-

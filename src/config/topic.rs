@@ -110,15 +110,13 @@ impl Value {
     fn decode(node: &Node, lints: &mut Lints) -> Option<Self> {
         let mut fields = Fields::of(node, "`value`", lints)?;
         let formats = [("json", Format::Json), ("avro", Format::Avro), ("bytes", Format::Bytes)];
-        let format =
-            fields.required("format", lints).and_then(|node| fields::choice(node, &formats, lints));
+        let format = fields.required("format", lints).and_then(|node| fields::choice(node, &formats, lints));
         let value = match format {
             Some(Format::Json) => Some(Self::Json),
             Some(Format::Bytes) => Some(Self::Bytes),
-            Some(Format::Avro) => fields
-                .required("schema", lints)
-                .and_then(|node| fields::text(node, lints))
-                .map(Self::Avro),
+            Some(Format::Avro) => {
+                fields.required("schema", lints).and_then(|node| fields::text(node, lints)).map(Self::Avro)
+            }
             None => {
                 fields.optional("schema");
                 None
@@ -143,13 +141,9 @@ impl Table {
             }
             Some(columns)
         });
-        let words = [
-            ("newest", OnConflict::Newest),
-            ("first", OnConflict::First),
-            ("error", OnConflict::Error),
-        ];
-        let on_conflict =
-            fields.optional("on_conflict").and_then(|node| fields::choice(node, &words, lints));
+        let words =
+            [("newest", OnConflict::Newest), ("first", OnConflict::First), ("error", OnConflict::Error)];
+        let on_conflict = fields.optional("on_conflict").and_then(|node| fields::choice(node, &words, lints));
         fields.finish(lints);
         Some(Self { name: name?, primary_key: primary_key?, on_conflict: on_conflict.unwrap_or_default() })
     }

@@ -103,7 +103,11 @@ fn way_back(flows: &[Flow<'_>], topic: &str, home: &Flow<'_>) -> Option<Vec<Stri
             return Some(way);
         }
         for flow in flows.iter().filter(|flow| flow.reads.contains(topic.as_str())) {
-            for next in flow.writes.iter().filter(|next| flow.pipeline != home.pipeline && seen.insert(next.value.clone())) {
+            for next in flow
+                .writes
+                .iter()
+                .filter(|next| flow.pipeline != home.pipeline && seen.insert(next.value.clone()))
+            {
                 let mut way = way.clone();
                 way.push(format!("`{}`", flow.pipeline));
                 ways.push((next.value.clone(), way));

@@ -11,8 +11,8 @@ use crate::config;
 use crate::config::project::{Project, Thing};
 use crate::ledger::Namespace;
 use crate::plan::Plan;
-use crate::plan::declared::{self, Topics};
 use crate::plan::checks::{self, Flow, Mentions, Wanted};
+use crate::plan::declared::{self, Topics};
 use crate::plan::pipeline::{Delivery, Group, Ordering, Pipeline, TypePattern};
 use crate::plan::topics::{self, TopicSpec};
 use crate::stages::context::{Declared, ValueFormat};
@@ -131,7 +131,9 @@ impl<'a> Compiler<'a> {
     fn unused_topics(&self, mentions: &BTreeMap<&str, Mentions>, lints: &mut Lints) {
         let mut used: BTreeSet<&str> = BTreeSet::new();
         let connectors = self.project.connectors.values();
-        used.extend(connectors.filter_map(|thing| thing.value.source.as_ref()).map(|source| &*source.topic.value));
+        used.extend(
+            connectors.filter_map(|thing| thing.value.source.as_ref()).map(|source| &*source.topic.value),
+        );
         for thing in self.project.pipelines.values() {
             used.extend(thing.value.input.topics.iter().map(|topic| &*topic.value));
         }
@@ -191,7 +193,8 @@ impl<'a> Compiler<'a> {
                         delivery.word(),
                         agreed.word()
                     );
-                    let help = "pipelines of one group share their transactions: agree, or choose another group";
+                    let help =
+                        "pipelines of one group share their transactions: agree, or choose another group";
                     lints.error("delivery-conflict", place.unwrap_or(&thing.begin()), message, help);
                 }
                 Some(_) => {}
@@ -222,8 +225,10 @@ impl<'a> Compiler<'a> {
         let mut specs: Vec<TopicSpec> = topics::ledger(self.namespace).into();
         for (name, thing) in &self.project.pipelines {
             let inputs = thing.value.input.topics.iter();
-            let widest =
-                inputs.filter_map(|topic| self.topics.topics.get(&topic.value)).map(|topic| topic.partitions).max();
+            let widest = inputs
+                .filter_map(|topic| self.topics.topics.get(&topic.value))
+                .map(|topic| topic.partitions)
+                .max();
             specs.push(topics::dead_letter(name, widest.unwrap_or(NonZeroU32::MIN)));
         }
         specs

@@ -39,7 +39,12 @@ pub fn topics(project: &Project, lints: &mut Lints) -> Topics {
         if let Some(table) = &thing.value.table {
             if let Some(other) = tables.insert(&table.name.value, name) {
                 let message = format!("topic `{other}` keeps the table `{}` too", table.name.value);
-                lints.error("duplicate-table", &table.name.span, message, "a table follows one topic: rename one");
+                lints.error(
+                    "duplicate-table",
+                    &table.name.span,
+                    message,
+                    "a table follows one topic: rename one",
+                );
             }
             found.tables.extend(table_of(name, table, &value, columns.as_deref(), lints));
         }
@@ -99,10 +104,20 @@ fn table_of(
         let Some(column) = column(columns, name, "the primary key", lints) else { continue };
         if column.is_nullable {
             let message = format!("`{}` may be null, so that it cannot be part of a primary key", name.value);
-            lints.error("nullable-key", &name.span, message, "name a field without null, or change the schema");
+            lints.error(
+                "nullable-key",
+                &name.span,
+                message,
+                "name a field without null, or change the schema",
+            );
         }
         if primary_key.iter().any(|earlier| **earlier == *name.value) {
-            lints.error("duplicate", &name.span, format!("`{}` is listed twice", name.value), "remove one of them");
+            lints.error(
+                "duplicate",
+                &name.span,
+                format!("`{}` is listed twice", name.value),
+                "remove one of them",
+            );
         }
         primary_key.push(name.value.as_str().into());
     }
@@ -136,7 +151,12 @@ fn table_name(name: &Spanned<String>, lints: &mut Lints) {
         let help = "lower-case letters, digits and underscores, a letter first, at most 63";
         lints.error("bad-name", &name.span, format!("`{text}` cannot be the name of a table"), help);
     } else if RESERVED_TABLES.iter().any(|reserved| text.starts_with(reserved)) {
-        lints.error("reserved-name", &name.span, format!("`{text}` is a name of Millrace's own tables"), "rename it");
+        lints.error(
+            "reserved-name",
+            &name.span,
+            format!("`{text}` is a name of Millrace's own tables"),
+            "rename it",
+        );
     }
 }
 
@@ -193,11 +213,7 @@ fn kpi(name: &str, written: &config::kpi::Kpi) -> KpiSpec {
 }
 
 /// Reports topic files whose name Millrace gives to a topic of its own.
-pub fn reserved_topics<'a>(
-    project: &Project,
-    taken: impl Iterator<Item = &'a str>,
-    lints: &mut Lints,
-) {
+pub fn reserved_topics<'a>(project: &Project, taken: impl Iterator<Item = &'a str>, lints: &mut Lints) {
     for name in taken {
         if let Some(thing) = project.topics.get(name) {
             let message = format!("the topic `{name}` is made by Millrace itself");
