@@ -77,6 +77,12 @@ impl<W> Lanes<W> {
         Some(begun)
     }
 
+    /// Takes a place for work that keeps no order, even when there is none.
+    pub fn enter(&mut self) -> Lane {
+        self.running += 1;
+        Lane(None)
+    }
+
     /// Work of `lane` ended: the next of its lane may begin.
     pub fn finish(&mut self, lane: Lane) {
         debug_assert!(self.running > 0, "finish without start");

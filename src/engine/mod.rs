@@ -1,6 +1,15 @@
 //! Role `worker`: the engine that takes records through pipelines.
 
-pub mod verdict;
+pub mod worker;
 
+mod rebalance;
+pub mod settings;
+
+pub mod assignment;
 pub mod lanes;
+pub mod sender;
+pub mod status;
+pub mod tasks;
 pub mod tracker;
+
+pub mod verdict;

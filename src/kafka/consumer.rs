@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rdkafka::ClientContext;
 use rdkafka::bindings::rd_kafka_resp_err_t as ResponseCode;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::consumer::{self, BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -148,6 +148,15 @@ fn remove_assignment<C: ConsumerContext>(
         RebalanceProtocol::Cooperative => consumer.incremental_unassign(list),
         RebalanceProtocol::None | RebalanceProtocol::Eager => consumer.unassign(),
     }
+}
+
+/// Whether to wait for the broker's answer to a commit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CommitMode {
+    /// No; a failure shows later ([`GroupConsumer::take_commit_failure`]).
+    Async,
+    /// Yes.
+    Sync,
 }
 
 /// Where a partition is read from next.
@@ -391,6 +400,10 @@ impl GroupConsumer {
     /// When the broker refuses (sync), or librdkafka does not take it.
     pub fn commit(&self, offsets: &[(Partition, NextOffset)], mode: CommitMode) -> Result<(), ConsumerError> {
         let list = offset_list(offsets).map_err(|source| self.failed("name an offset", source))?;
+        let mode = match mode {
+            CommitMode::Async => consumer::CommitMode::Async,
+            CommitMode::Sync => consumer::CommitMode::Sync,
+        };
         self.consumer.commit(&list, mode).map_err(|source| self.failed("commit offsets", source))
     }
 

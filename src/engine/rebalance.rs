@@ -1,0 +1,190 @@
+//! How the worker follows its group, and how it goes back after a failed transaction.
+//!
+//! | the group says | the worker |
+//! |---|---|
+//! | assign | asks for the committed offsets, counts a new epoch, begins there |
+//! | revoke | begins nothing new, lets work end and commits it within `revoke_drain`, gives the partitions away |
+//! | lost | gives them away at once and commits nothing: they are somebody else's |
+//!
+//! Until it has followed, the group waits; the loop goes on meanwhile.
+
+use std::time::{Duration, Instant};
+
+use crate::engine::sender::SenderSettings;
+use crate::engine::settings::WorkerError;
+use crate::engine::worker::{Handed, Worker};
+use crate::kafka::consumer::{CommitMode, ConsumerError, From, Intent};
+use crate::kafka::txn::TxnError;
+use crate::position::{NextOffset, Partition};
+
+const RETRY_PAUSE: Duration = Duration::from_millis(300);
+const ABORT_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+impl Worker {
+    // ------------------------------------------------------------------------------------------------------ rewinding
+
+    /// A transaction failed: forget all work, and read again from what is committed.
+    pub(super) fn throw_away(&mut self, error: &TxnError) {
+        let group = self.settings.consumer.group.as_str();
+        tracing::warn!(group, error = error as &dyn std::error::Error, "transaction aborted; reading again");
+        self.status.counts.aborted += 1;
+        self.status.trouble = Some(error.to_string());
+        self.tasks.cancel(|_| true);
+        self.outbox.clear();
+        self.ready_since = None;
+        // From 10 ms doubling to 5 s, each with up to half of it more, so that instances do not march in step.
+        let pause = Duration::from_millis(10 << self.aborts_in_row.min(9)).min(ABORT_PAUSE_MAX);
+        let pause = pause.mul_f64(1.0 + rand::random::<f64>() / 2.0);
+        self.aborts_in_row += 1;
+        self.rewind_at = Some(Instant::now() + pause);
+    }
+
+    pub(super) fn rewind_if_due(&mut self) {
+        if self.rewind_at.is_none_or(|at| Instant::now() < at) {
+            return;
+        }
+        match self.rewind() {
+            Ok(()) => self.rewind_at = None,
+            Err(error) => {
+                let group = self.settings.consumer.group.as_str();
+                tracing::warn!(group, error = &error as &dyn std::error::Error, "cannot read again yet");
+                self.rewind_at = Some(Instant::now() + RETRY_PAUSE);
+            }
+        }
+    }
+
+    fn rewind(&mut self) -> Result<(), ConsumerError> {
+        self.epoch = self.epoch.next();
+        let partitions = self.assignment.assigned();
+        let from = self.consumer.resolve(&partitions)?;
+        let paused = self.assignment.paused();
+        if !paused.is_empty() {
+            self.consumer.resume(&paused)?;
+        }
+        self.assignment.unpause();
+        self.consumer.seek(&from)?;
+        for (partition, from) in from {
+            self.assignment.begin(&partition, self.epoch, committed(from));
+        }
+        // Partitions on their way out have nothing left to finish.
+        for intent in &self.intents {
+            if let Intent::Revoke(partitions) = intent {
+                partitions.iter().for_each(|partition| {
+                    self.assignment.drain(partition);
+                });
+            }
+        }
+        Ok(())
+    }
+
+    // ------------------------------------------------------------------------------------------------------ the group
+
+    pub(super) fn follow_intents(&mut self) -> Result<(), WorkerError> {
+        self.intents.extend(self.consumer.take_intents());
+        while let Some(intent) = self.intents.pop_front() {
+            let is_followed = match &intent {
+                Intent::Assign(partitions) => self.assign(partitions)?,
+                Intent::Revoke(partitions) => self.revoke(partitions)?,
+                Intent::Lost(partitions) => self.give_away(partitions)?,
+            };
+            if !is_followed {
+                self.intents.push_front(intent);
+                return Ok(());
+            }
+            self.intent_at = None;
+            self.status.is_joined = true;
+            self.status.counts.rebalances += 1;
+        }
+        Ok(())
+    }
+
+    fn assign(&mut self, partitions: &[Partition]) -> Result<bool, WorkerError> {
+        if self.intent_at.is_some_and(|at| Instant::now() < at) {
+            return Ok(false);
+        }
+        let group = self.settings.consumer.group.as_str();
+        let from = match self.consumer.resolve(partitions) {
+            Ok(from) => from,
+            Err(error) => {
+                tracing::warn!(group, error = &error as &dyn std::error::Error, "cannot take partitions yet");
+                self.intent_at = Some(Instant::now() + RETRY_PAUSE);
+                return Ok(false);
+            }
+        };
+        tracing::info!(group, partitions = ?from, "assigned");
+        self.epoch = self.epoch.next();
+        for (partition, from) in &from {
+            self.assignment.begin(partition, self.epoch, committed(*from));
+        }
+        self.consumer.assign(&from)?;
+        Ok(true)
+    }
+
+    /// Lets work end and commits it, for a while; then gives the partitions away.
+    fn revoke(&mut self, partitions: &[Partition]) -> Result<bool, WorkerError> {
+        let indices: Vec<usize> = partitions.iter().filter_map(|one| self.assignment.drain(one)).collect();
+        let is_meant = |index: usize| indices.contains(&index);
+        let drain = self.settings.revoke_drain;
+        let until = *self.intent_at.get_or_insert_with(|| Instant::now() + drain);
+        self.tasks.discard(is_meant);
+        let is_finished = self.tasks.running(is_meant) == 0 && !self.has_unsent(&indices);
+        if !is_finished && Instant::now() < until && self.rewind_at.is_none() {
+            return Ok(false);
+        }
+        tracing::info!(group = self.settings.consumer.group, ?partitions, is_finished, "revoked");
+        if let SenderSettings::Plain(_) = self.settings.sender {
+            self.commit_now(&indices);
+        }
+        self.give_away(partitions)
+    }
+
+    fn has_unsent(&self, indices: &[usize]) -> bool {
+        let is_plain_open = !self.outbox.is_empty() || matches!(self.handed, Some(Handed::Plain(_)));
+        let is_open = |index: &usize| {
+            let tracker = self.assignment.get(*index).tracker.as_ref();
+            tracker.is_some_and(|tracker| tracker.ready() > 0 || tracker.is_releasing())
+        };
+        is_plain_open || indices.iter().any(is_open)
+    }
+
+    /// At least once: makes sure that the last commits have arrived.
+    pub(super) fn commit_now(&mut self, indices: &[usize]) {
+        let committed = |index: &usize| {
+            let held = self.assignment.get(*index);
+            Some((held.partition.clone(), held.tracker.as_ref()?.committed()?))
+        };
+        let offsets: Vec<_> = indices.iter().filter_map(committed).collect();
+        if offsets.is_empty() {
+            return;
+        }
+        if let Err(error) = self.consumer.commit(&offsets, CommitMode::Sync) {
+            let group = self.settings.consumer.group.as_str();
+            tracing::warn!(group, error = &error as &dyn std::error::Error, "some records will be repeated");
+        }
+    }
+
+    fn give_away(&mut self, partitions: &[Partition]) -> Result<bool, WorkerError> {
+        let indices: Vec<usize> = partitions.iter().filter_map(|one| self.assignment.index_of(one)).collect();
+        self.tasks.cancel(|index| indices.contains(&index));
+        self.outbox.retain(|(ticket, _)| !indices.contains(&ticket.partition));
+        let mut paused = Vec::new();
+        for index in indices {
+            if self.assignment.end(index) {
+                paused.push(self.assignment.get(index).partition.clone());
+            }
+        }
+        if !paused.is_empty() {
+            // Librdkafka would remember the pause for the next time the partition comes.
+            self.consumer.resume(&paused)?;
+        }
+        self.consumer.unassign(partitions)?;
+        Ok(true)
+    }
+}
+
+fn committed(from: From) -> Option<NextOffset> {
+    match from {
+        From::Offset(next) => Some(next),
+        From::Oldest => None,
+    }
+}

@@ -1,0 +1,242 @@
+//! The thread that sends: one order at a time, while the poll thread goes on reading and working.
+//!
+//! Transactional calls block, for as long as a broker is away. On the poll thread they would keep it from serving the
+//! group. So the poll thread hands over what is ready whenever this thread is idle; under load what is ready grows
+//! meanwhile, and with it the transaction. Only this thread touches the transaction, only the poll thread the consumer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::kafka::settings::{ProducerSettings, TransactionSettings};
+use crate::kafka::txn::{Batch, FailAt, PlainSender, Transactor, TxnError};
+use crate::record::OutRecord;
+
+/// How often an idle sender serves its producers.
+const IDLE_TICK: Duration = Duration::from_millis(500);
+/// Pauses between attempts to reach the coordinator.
+const RECOVER_PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// How records leave.
+#[derive(Clone, Debug)]
+pub enum SenderSettings {
+    /// In transactions, with the offsets.
+    Transactions(TransactionSettings, Option<FailAt>),
+    /// Acknowledged, the offsets committed afterwards.
+    Plain(ProducerSettings),
+}
+
+/// One thing to send.
+pub enum Order {
+    /// One transaction.
+    Transaction(Batch),
+    /// Records alone.
+    Plain(Vec<OutRecord>),
+}
+
+/// What became of an order.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The sender is ready for its first order.
+    Ready,
+    /// Done; for a transaction: committed.
+    Sent {
+        /// From begin to the end of commit.
+        took: Duration,
+    },
+    /// Not done; nothing of it is open any more, so committed offsets tell where to go on. Try again.
+    Failed(TxnError),
+    /// Not done, and trying again cannot help.
+    Broken(TxnError),
+}
+
+/// The poll thread's end of the sender.
+pub struct Sender {
+    orders: SyncSender<Order>,
+    outcomes: Receiver<Outcome>,
+    busy_since: Option<Instant>,
+    is_stopping: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Sender {
+    /// Starts the thread; its first outcome is [`Outcome::Ready`].
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn spawn(name: &str, settings: SenderSettings) -> std::io::Result<Self> {
+        let (orders, inbox) = sync_channel(1);
+        let (outbox, outcomes) = sync_channel(4);
+        let is_stopping = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&is_stopping);
+        let thread = std::thread::Builder::new()
+            .name(format!("send {name}"))
+            .spawn(move || run(settings, &inbox, &outbox, &stop))?;
+        let busy_since = Some(Instant::now());
+        Ok(Self { orders, outcomes, busy_since, is_stopping, thread: Some(thread) })
+    }
+
+    /// Whether it works on something; it takes no order then.
+    pub fn is_busy(&self) -> bool {
+        self.busy_since.is_some()
+    }
+
+    /// Since when it works on the present order.
+    pub fn busy_since(&self) -> Option<Instant> {
+        self.busy_since
+    }
+
+    /// Hands over an order. Must not be called while busy.
+    pub fn hand_over(&mut self, order: Order) {
+        debug_assert!(!self.is_busy(), "one order at a time");
+        self.busy_since = Some(Instant::now());
+        // A thread that is gone is found by the next question for its outcome.
+        let _ = self.orders.try_send(order);
+    }
+
+    /// The outcome of the order in work, waiting up to `wait`. `None` when there is none yet.
+    ///
+    /// # Errors
+    /// When the thread is gone, which only a panic can cause.
+    pub fn outcome(&mut self, wait: Duration) -> Result<Option<Outcome>, SenderGone> {
+        let outcome = if wait.is_zero() {
+            self.outcomes.try_recv().map_err(|error| error == TryRecvError::Disconnected)
+        } else {
+            self.outcomes.recv_timeout(wait).map_err(|error| error == RecvTimeoutError::Disconnected)
+        };
+        match outcome {
+            Ok(outcome) => {
+                self.busy_since = None;
+                Ok(Some(outcome))
+            }
+            Err(false) => Ok(None),
+            Err(true) => Err(SenderGone),
+        }
+    }
+
+    /// Lets the thread end after its present order, and waits for it up to `wait`; later it is left behind.
+    pub fn stop(mut self, wait: Duration) {
+        self.is_stopping.store(true, Ordering::Release);
+        let thread = self.thread.take();
+        // Closes the channel of orders, which the thread waits on.
+        drop(self);
+        let begun = Instant::now();
+        let Some(thread) = thread else { return };
+        while !thread.is_finished() {
+            if begun.elapsed() > wait {
+                tracing::warn!("the sender is stuck in a call to Kafka and is left behind");
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if thread.join().is_err() {
+            tracing::error!("the sender panicked");
+        }
+    }
+}
+
+/// The sender's thread ended by itself.
+#[derive(Debug, thiserror::Error)]
+#[error("the sender thread is gone")]
+pub struct SenderGone;
+
+fn run(
+    settings: SenderSettings,
+    orders: &Receiver<Order>,
+    outcomes: &SyncSender<Outcome>,
+    is_stopping: &AtomicBool,
+) {
+    let mut link = match settings {
+        SenderSettings::Plain(settings) => Link::Plain(PlainSender::new(settings)),
+        SenderSettings::Transactions(settings, fail_at) => {
+            let open = || Transactor::open(settings.clone(), fail_at);
+            match persist(open, is_stopping) {
+                Ok(Some(transactor)) => Link::Transactions(transactor),
+                Ok(None) => return,
+                Err(error) => {
+                    let _ = outcomes.send(Outcome::Broken(error));
+                    return;
+                }
+            }
+        }
+    };
+    let mut outcome = Outcome::Ready;
+    loop {
+        // Nobody listens any more when the poll thread has ended.
+        if outcomes.send(outcome).is_err() {
+            return;
+        }
+        let order = loop {
+            match orders.recv_timeout(IDLE_TICK) {
+                Ok(order) => break order,
+                Err(RecvTimeoutError::Timeout) => link.idle(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        };
+        let begun = Instant::now();
+        outcome = match link.send(order) {
+            Ok(()) => Outcome::Sent { took: begun.elapsed() },
+            Err(error) if error.is_final() => Outcome::Broken(error),
+            Err(error) => match link.recover(is_stopping) {
+                Ok(()) => Outcome::Failed(error),
+                Err(error) => Outcome::Broken(error),
+            },
+        };
+    }
+}
+
+enum Link {
+    Transactions(Transactor),
+    Plain(PlainSender),
+}
+
+impl Link {
+    fn send(&mut self, order: Order) -> Result<(), TxnError> {
+        match (self, order) {
+            (Self::Transactions(transactor), Order::Transaction(batch)) => transactor.run(&batch),
+            (Self::Plain(sender), Order::Plain(records)) => sender.send(&records),
+            // The worker makes orders by the same setting that made this link.
+            (Self::Transactions(_), Order::Plain(_)) | (Self::Plain(_), Order::Transaction(_)) => {
+                unreachable!("order and sender are of one mode")
+            }
+        }
+    }
+
+    fn recover(&mut self, is_stopping: &AtomicBool) -> Result<(), TxnError> {
+        match self {
+            Self::Transactions(transactor) => persist(|| transactor.recover(), is_stopping).map(|_| ()),
+            Self::Plain(_) => Ok(()),
+        }
+    }
+
+    fn idle(&self) {
+        match self {
+            Self::Transactions(transactor) => transactor.idle(),
+            Self::Plain(sender) => sender.idle(),
+        }
+    }
+}
+
+/// Tries until it succeeds, cannot succeed, or (`None`) nobody wants it any more.
+fn persist<T>(
+    mut attempt: impl FnMut() -> Result<T, TxnError>,
+    is_stopping: &AtomicBool,
+) -> Result<Option<T>, TxnError> {
+    let mut pause = Duration::from_millis(100);
+    loop {
+        match attempt() {
+            Ok(done) => return Ok(Some(done)),
+            Err(error) if error.is_final() => return Err(error),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot reach the coordinator yet");
+            }
+        }
+        if is_stopping.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(RECOVER_PAUSE_MAX);
+    }
+}

@@ -1,0 +1,421 @@
+//! The loop of one consumer group: read, work, hand over what is done, follow the group. The file to read first.
+//!
+//! One thread of the operating system owns all of it: consumer, trackers, lanes. It never waits for anything but new
+//! records, so the group is served whatever pipelines, destinations and brokers do:
+//! - Pipelines that only compute run to completion here, record by record; a channel would cost more than they do.
+//!   Others run on tokio, in order per key ([`crate::engine::lanes`]), and report back.
+//! - The transaction runs on the sender's thread ([`crate::engine::sender`]), one at a time. Whenever that thread is
+//!   idle it is given all that is ready, so an idle group commits at once and a busy one in growing batches.
+//!
+//! What is promised, and by what:
+//! - *Nothing lost*: only the contiguous finished prefix of a partition is handed over ([`crate::engine::tracker`]).
+//! - *Nothing doubled* (`exactly_once`): outputs and offsets are one transaction, carrying the group membership from
+//!   before its begin; a member that has lost a partition cannot commit for it.
+//! - After a failed transaction nothing in memory is trusted: all work is thrown away, and every partition is read
+//!   again from what the broker says is committed.
+//! - *Never a stall*: limits pause partitions and resume them; waiting for the sender is bounded; a sender that does
+//!   not come back, or work that vanishes, ends the worker with an error instead of silence.
+//!
+//! `at_least_once` sends outputs as records finish, and commits offsets after the acknowledgements.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+use tokio::runtime::Handle;
+use tokio::sync::{oneshot, watch};
+
+use crate::engine::assignment::{Assignment, Released};
+use crate::engine::sender::{Order, Outcome, Sender, SenderSettings};
+use crate::engine::settings::{Process, Processing, Stop, WorkerError, WorkerSettings};
+use crate::engine::status::{self, GroupStatus};
+use crate::engine::tasks::Tasks;
+use crate::engine::tracker::{Completion, Ticket};
+use crate::kafka::consumer::{CommitMode, GroupConsumer, Intent};
+use crate::kafka::txn::Batch;
+use crate::position::{Epoch, NextOffset, Partition};
+use crate::record::OutRecord;
+use crate::telemetry::{self, Histogram, names};
+
+/// Records of one poll.
+const POLL_RECORDS_MAX: usize = 1000;
+/// Wait for new records while other things go on, whose end is looked for in between.
+const BUSY_WAIT: Duration = Duration::from_millis(1);
+/// Wait for new records while nothing goes on.
+const IDLE_WAIT: Duration = Duration::from_millis(50);
+/// The sender is waited for so long, without polling, when enough is ready for several transactions.
+const BACKLOG_WAIT: Duration = Duration::from_millis(500);
+/// A transaction holds at most so many times [`WorkerSettings::batch_records`].
+const BACKLOG_BATCHES: usize = 4;
+const STATUS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A worker that runs.
+pub struct Running {
+    /// How it is doing.
+    pub status: watch::Receiver<GroupStatus>,
+    ended: oneshot::Receiver<Result<(), WorkerError>>,
+}
+
+impl Running {
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// When it ended by itself.
+    pub async fn ended(self) -> Result<(), WorkerError> {
+        self.ended.await.unwrap_or(Err(WorkerError::Panicked))
+    }
+}
+
+/// Starts a worker on threads of its own; waiting work runs on `runtime`.
+///
+/// # Errors
+/// When the system gives no thread. Everything else shows in [`Running::ended`].
+pub fn spawn(
+    settings: WorkerSettings,
+    process: Process,
+    runtime: Handle,
+    stop: Stop,
+) -> Result<Running, WorkerError> {
+    let (status, watcher) = watch::channel(GroupStatus::new(&settings.consumer.group));
+    let (tell, ended) = oneshot::channel();
+    let name = format!("poll {}", settings.consumer.group);
+    std::thread::Builder::new().name(name).spawn(move || {
+        let _runtime = runtime.enter();
+        let result =
+            Worker::start(settings, process, runtime.clone(), stop, status).and_then(|worker| worker.run());
+        // Nobody waits any more when the process is ending.
+        let _ = tell.send(result);
+    })?;
+    Ok(Running { status: watcher, ended })
+}
+
+/// What the sender has in hand.
+pub(super) enum Handed {
+    Transaction(Vec<Released>),
+    Plain(Vec<Ticket>),
+}
+
+pub(super) struct Worker {
+    pub(super) settings: WorkerSettings,
+    pub(super) process: Process,
+    pub(super) stop: Stop,
+    pub(super) consumer: GroupConsumer,
+    pub(super) sender: Sender,
+    pub(super) tasks: Tasks,
+    pub(super) assignment: Assignment,
+    pub(super) epoch: Epoch,
+    pub(super) handed: Option<Handed>,
+    /// At least once: what is done and not yet handed over.
+    pub(super) outbox: Vec<(Ticket, Vec<OutRecord>)>,
+    pub(super) ready_since: Option<Instant>,
+    pub(super) was_short: bool,
+    pub(super) intents: VecDeque<Intent>,
+    /// Until when the partitions of the first intent may finish; or when to try again to follow it.
+    pub(super) intent_at: Option<Instant>,
+    /// When to read everything again from the committed offsets; nothing is worked on until then.
+    pub(super) rewind_at: Option<Instant>,
+    pub(super) aborts_in_row: u32,
+    pub(super) stopping_until: Option<Instant>,
+    pub(super) status: GroupStatus,
+    pub(super) reported_at: Instant,
+    pub(super) report_to: watch::Sender<GroupStatus>,
+    pub(super) durations: Histogram,
+}
+
+impl Worker {
+    fn start(
+        settings: WorkerSettings,
+        process: Process,
+        runtime: Handle,
+        stop: Stop,
+        report_to: watch::Sender<GroupStatus>,
+    ) -> Result<Self, WorkerError> {
+        let group = settings.consumer.group.clone();
+        let sender = Sender::spawn(&group, settings.sender.clone())?;
+        let consumer = GroupConsumer::join(&settings.consumer)?;
+        let tasks = Tasks::new(settings.ordering, settings.running_max, runtime);
+        Ok(Self {
+            process,
+            stop,
+            consumer,
+            sender,
+            tasks,
+            assignment: Assignment::default(),
+            epoch: Epoch::default(),
+            handed: None,
+            outbox: Vec::new(),
+            ready_since: None,
+            was_short: true,
+            intents: VecDeque::new(),
+            intent_at: None,
+            rewind_at: None,
+            aborts_in_row: 0,
+            stopping_until: None,
+            status: GroupStatus::new(&group),
+            reported_at: Instant::now(),
+            report_to,
+            durations: telemetry::histogram(names::TRANSACTION_DURATION, &[&group]),
+            settings,
+        })
+    }
+
+    fn run(mut self) -> Result<(), WorkerError> {
+        let result = self.turn_until_end();
+        self.tasks.cancel(|_| true);
+        self.report();
+        // Leaving the group follows rebalances inside the callback, as nobody else will.
+        self.consumer.begin_close();
+        let Self { consumer, sender, .. } = self;
+        drop(consumer);
+        sender.stop(Duration::from_secs(2));
+        result
+    }
+
+    fn turn_until_end(&mut self) -> Result<(), WorkerError> {
+        loop {
+            self.take_outcome()?;
+            self.take_finished()?;
+            self.follow_intents()?;
+            self.rewind_if_due();
+            self.begin_waiting_work();
+            self.hand_over()?;
+            if self.stop.now.is_cancelled() || self.is_stopped()? {
+                return Ok(());
+            }
+            self.keep_limits()?;
+            self.watch()?;
+            self.read()?;
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------- reading and working
+
+    fn read(&mut self) -> Result<(), WorkerError> {
+        if self.has_backlog() && self.sender_waits_since(BACKLOG_WAIT).is_none() {
+            // `take_outcome` waits for the sender instead.
+            return Ok(());
+        }
+        let is_quiet = self.tasks.is_idle() && !self.sender.is_busy() && self.ready() == 0;
+        let is_quiet = is_quiet && self.intents.is_empty() && self.rewind_at.is_none();
+        let wait = if is_quiet { IDLE_WAIT } else { BUSY_WAIT };
+        let mut records = Vec::new();
+        self.was_short = self.consumer.poll(POLL_RECORDS_MAX, wait, &mut records)?;
+        if self.rewind_at.is_some() || self.stopping_until.is_some() {
+            return Ok(());
+        }
+        let (now, time) = (Instant::now(), Utc::now());
+        self.status.counts.records += records.len() as u64;
+        for record in records {
+            let Some(ticket) = self.assignment.admit(&record, now) else { continue };
+            if !self.settings.is_cpu_only {
+                self.tasks.push(ticket, record);
+                continue;
+            }
+            match (self.process)(record, time) {
+                Processing::Done(outputs) => self.complete(ticket, outputs),
+                Processing::Pending(work) => self.tasks.run_unordered(ticket, work),
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_waiting_work(&mut self) {
+        if self.rewind_at.is_some() {
+            return;
+        }
+        let time = Utc::now();
+        while let Some((lane, ticket, record)) = self.tasks.start() {
+            match (self.process)(record, time) {
+                Processing::Done(outputs) => {
+                    self.tasks.skip(lane);
+                    self.complete(ticket, outputs);
+                }
+                Processing::Pending(work) => self.tasks.run(lane, ticket, work),
+            }
+        }
+    }
+
+    fn take_finished(&mut self) -> Result<(), WorkerError> {
+        while let Some((ticket, outputs)) = self.tasks.finished()? {
+            self.complete(ticket, outputs);
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self, ticket: Ticket, outputs: Vec<OutRecord>) {
+        match self.settings.sender {
+            SenderSettings::Transactions(..) => match self.assignment.complete(ticket, outputs) {
+                Completion::Kept => self.status.counts.completed += 1,
+                Completion::Stale => self.status.counts.stale += 1,
+            },
+            SenderSettings::Plain(_) => self.outbox.push((ticket, outputs)),
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------------------- sending
+
+    /// Records that are done and not handed over.
+    fn ready(&self) -> usize {
+        self.assignment.ready() + self.outbox.len()
+    }
+
+    fn has_backlog(&self) -> bool {
+        self.sender.is_busy() && self.ready() >= self.settings.batch_records * BACKLOG_BATCHES
+    }
+
+    /// Since when the sender is at work, if for at least `limit`.
+    fn sender_waits_since(&self, limit: Duration) -> Option<Duration> {
+        self.sender.busy_since().map(|since| since.elapsed()).filter(|waited| *waited >= limit)
+    }
+
+    fn hand_over(&mut self) -> Result<(), WorkerError> {
+        let ready = self.ready();
+        if ready == 0 || self.sender.is_busy() || self.rewind_at.is_some() {
+            return Ok(());
+        }
+        let since = *self.ready_since.get_or_insert_with(Instant::now);
+        let WorkerSettings { batch_records, batch_interval, .. } = self.settings;
+        let is_leaving = !self.intents.is_empty() || self.stopping_until.is_some();
+        let is_due = self.was_short || is_leaving || ready >= batch_records;
+        if !is_due && since.elapsed() < batch_interval {
+            return Ok(());
+        }
+        let order = match self.settings.sender {
+            SenderSettings::Transactions(..) => {
+                // Taken before the transaction begins. Without one the group is about to tell us more.
+                let Some(membership) = self.consumer.membership() else { return Ok(()) };
+                let mut records = Vec::with_capacity(ready);
+                let released = self.assignment.take_prefixes(batch_records * BACKLOG_BATCHES, &mut records);
+                let offsets = self.offsets(&released);
+                self.handed = Some(Handed::Transaction(released));
+                Order::Transaction(Batch { records, offsets, membership })
+            }
+            SenderSettings::Plain(_) => {
+                let mut records = Vec::with_capacity(ready);
+                let mut tickets = Vec::with_capacity(ready);
+                for (ticket, outputs) in self.outbox.drain(..) {
+                    tickets.push(ticket);
+                    records.extend(outputs);
+                }
+                self.handed = Some(Handed::Plain(tickets));
+                Order::Plain(records)
+            }
+        };
+        self.ready_since = None;
+        self.sender.hand_over(order);
+        Ok(())
+    }
+
+    fn offsets(&self, released: &[Released]) -> Vec<(Partition, NextOffset)> {
+        let place = |released: &Released| self.assignment.get(released.index).partition.clone();
+        released.iter().map(|released| (place(released), released.next)).collect()
+    }
+
+    fn take_outcome(&mut self) -> Result<(), WorkerError> {
+        let wait = if self.has_backlog() && self.sender_waits_since(BACKLOG_WAIT).is_none() {
+            BACKLOG_WAIT
+        } else {
+            Duration::ZERO
+        };
+        let Some(outcome) = self.sender.outcome(wait)? else { return Ok(()) };
+        let handed = self.handed.take();
+        match outcome {
+            Outcome::Ready => Ok(()),
+            Outcome::Sent { took } => {
+                self.durations.record(took);
+                self.status.counts.committed += 1;
+                self.status.trouble = None;
+                self.aborts_in_row = 0;
+                match handed {
+                    Some(Handed::Transaction(released)) => self.assignment.settle(&released),
+                    Some(Handed::Plain(tickets)) => self.acknowledge(tickets)?,
+                    // A rewind has thrown it away meanwhile.
+                    None => {}
+                }
+                Ok(())
+            }
+            Outcome::Failed(error) => {
+                self.throw_away(&error);
+                Ok(())
+            }
+            Outcome::Broken(source) => {
+                Err(WorkerError::Transaction { group: self.settings.consumer.group.clone(), source })
+            }
+        }
+    }
+
+    /// At least once: outputs are safe, their offsets may be committed.
+    fn acknowledge(&mut self, tickets: Vec<Ticket>) -> Result<(), WorkerError> {
+        for ticket in tickets {
+            match self.assignment.complete(ticket, Vec::new()) {
+                Completion::Kept => self.status.counts.completed += 1,
+                Completion::Stale => self.status.counts.stale += 1,
+            }
+        }
+        let released = self.assignment.take_prefixes(usize::MAX, &mut Vec::new());
+        if !released.is_empty() {
+            self.consumer.commit(&self.offsets(&released), CommitMode::Async)?;
+            self.assignment.settle(&released);
+        }
+        Ok(())
+    }
+
+    // ---------------------------------------------------------------------------------------------- limits and the end
+
+    fn keep_limits(&mut self) -> Result<(), WorkerError> {
+        let is_held = self.stopping_until.is_some()
+            || (self.has_backlog() && self.sender_waits_since(BACKLOG_WAIT).is_some());
+        let pauses = self.assignment.pauses(&self.settings.limits, is_held);
+        if !pauses.pause.is_empty() {
+            self.consumer.pause(&pauses.pause)?;
+        }
+        if !pauses.resume.is_empty() {
+            self.consumer.resume(&pauses.resume)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the stop was asked for and everything begun is done, or its time is over.
+    fn is_stopped(&mut self) -> Result<bool, WorkerError> {
+        if !self.stop.drain.is_cancelled() {
+            return Ok(false);
+        }
+        let drain = self.settings.stop_drain;
+        let until = *self.stopping_until.get_or_insert_with(|| Instant::now() + drain);
+        self.tasks.discard(|_| true);
+        let is_done = self.tasks.is_idle() && self.ready() == 0 && self.handed.is_none();
+        if !is_done && self.rewind_at.is_none() && Instant::now() < until {
+            return Ok(false);
+        }
+        if let SenderSettings::Plain(_) = self.settings.sender {
+            let all: Vec<usize> = self.assignment.iter().map(|(index, _)| index).collect();
+            self.commit_now(&all);
+        }
+        tracing::info!(group = self.settings.consumer.group, is_done, "stopped");
+        Ok(true)
+    }
+
+    fn watch(&mut self) -> Result<(), WorkerError> {
+        if let Some(error) = self.consumer.take_commit_failure() {
+            // The next commit carries all of it; on revoke and at the end it is made sure.
+            tracing::warn!(group = self.settings.consumer.group, %error, "offset commit failed");
+        }
+        if self.reported_at.elapsed() < STATUS_INTERVAL {
+            return Ok(());
+        }
+        self.report();
+        match self.sender_waits_since(self.settings.stuck_after).filter(|_| self.handed.is_some()) {
+            Some(waited) => Err(WorkerError::Stuck { group: self.settings.consumer.group.clone(), waited }),
+            None => Ok(()),
+        }
+    }
+
+    fn report(&mut self) {
+        self.reported_at = Instant::now();
+        self.status.polled_at = self.reported_at;
+        self.status.sending_for = self.sender.busy_since().map(|since| since.elapsed());
+        self.status.partitions = status::partitions(&self.assignment, &self.tasks, &self.consumer);
+        let before = self.report_to.send_replace(self.status.clone());
+        status::report(&before, &self.status);
+    }
+}
