@@ -291,9 +291,10 @@ impl Worker {
                 Order::Transaction(Batch { records, offsets, membership })
             }
             SenderSettings::Plain(_) => {
-                let mut records = Vec::with_capacity(ready);
-                let mut tickets = Vec::with_capacity(ready);
-                for (ticket, outputs) in self.outbox.drain(..) {
+                let count = ready.min(batch_records * BACKLOG_BATCHES);
+                let mut records = Vec::with_capacity(count);
+                let mut tickets = Vec::with_capacity(count);
+                for (ticket, outputs) in self.outbox.drain(..count) {
                     tickets.push(ticket);
                     records.extend(outputs);
                 }

@@ -2,3 +2,6 @@
 
 mod ingest;
 mod support;
+
+mod copying;
+mod exactly_once;
