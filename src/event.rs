@@ -1,6 +1,7 @@
 //! The event: CloudEvents 1.0 attributes beside the vendor's untouched bytes, in Kafka binary content mode
 //! (`ce_*` headers, value as is; CloudEvents Kafka protocol binding 1.0.2).
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -31,18 +32,43 @@ impl Attributes {
     pub fn of(record: &InRecord) -> Self {
         let text = |name: &str| record.header_text(name).map(str::to_owned);
         Self {
-            id: text("ce_id")
-                .unwrap_or_else(|| format!("{}/{}/{}", record.topic, record.partition, record.offset)),
-            source: text("ce_source").unwrap_or_else(|| record.topic.to_string()),
-            kind: text("ce_type").unwrap_or_default(),
+            id: id_of(record).into_owned(),
+            source: source_of(record).to_owned(),
+            kind: kind_of(record).to_owned(),
             subject: text("ce_subject"),
-            time: record
-                .header_text("ce_time")
-                .and_then(|time| DateTime::parse_from_rfc3339(time).ok())
-                .map(|time| time.with_timezone(&Utc)),
+            time: time_of(record),
             tenant: text("ce_tenant"),
         }
     }
+}
+
+/// Id of a record's event, without building its other attributes.
+pub fn id_of(record: &InRecord) -> Cow<'_, str> {
+    match record.header_text("ce_id") {
+        Some(id) => Cow::Borrowed(id),
+        None => Cow::Owned(format!("{}/{}/{}", record.topic, record.partition, record.offset)),
+    }
+}
+
+/// Source of a record's event.
+pub fn source_of(record: &InRecord) -> &str {
+    record.header_text("ce_source").unwrap_or(&record.topic)
+}
+
+/// Type of a record's event; empty when it has none.
+pub fn kind_of(record: &InRecord) -> &str {
+    record.header_text("ce_type").unwrap_or("")
+}
+
+/// When a record's event happened, as its sender says.
+pub fn time_of(record: &InRecord) -> Option<DateTime<Utc>> {
+    let time = DateTime::parse_from_rfc3339(record.header_text("ce_time")?).ok()?;
+    Some(time.with_timezone(&Utc))
+}
+
+/// When a record's event happened: as its sender says, else Kafka's timestamp, else `now`.
+pub fn event_time_of(record: &InRecord, now: DateTime<Utc>) -> DateTime<Utc> {
+    time_of(record).or_else(|| DateTime::from_timestamp_millis(record.timestamp_ms?)).unwrap_or(now)
 }
 
 /// An event on its way into Kafka.

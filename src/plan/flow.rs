@@ -4,7 +4,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::expr::Program;
+use crate::expr::program::Program;
 use crate::stages::Stage;
 
 /// One step.

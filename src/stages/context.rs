@@ -6,10 +6,13 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use crate::event::Attributes;
-use crate::expr::Types;
+use crate::event;
+use crate::expr::Value;
+use crate::expr::scope::Scope;
+use crate::expr::types::Types;
 use crate::ledger::KpiFact;
-use crate::record::OutRecord;
+use crate::record::{InRecord, OutRecord};
+use crate::stages::services::Services;
 
 /// How the values of a topic are written.
 #[derive(Clone, PartialEq, Debug)]
@@ -44,23 +47,69 @@ pub struct CompileCx<'a> {
     pub declared: &'a Declared,
     /// Pipeline being compiled.
     pub pipeline: Arc<str>,
+    /// Step being compiled.
+    pub step: Arc<str>,
 }
 
 /// Where the record in hand came from: constant over all stages of one pipeline run.
-#[derive(Clone, Debug)]
-pub struct Origin {
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'r> {
     /// Pipeline.
-    pub pipeline: Arc<str>,
-    /// Source topic.
-    pub topic: Arc<str>,
-    /// Source partition.
-    pub partition: i32,
-    /// Source offset.
-    pub offset: i64,
-    /// CloudEvents attributes of the record.
-    pub attributes: Attributes,
-    /// Event time: `ce_time`, else Kafka's timestamp, else the time of processing.
-    pub event_time: DateTime<Utc>,
+    pub pipeline: &'r Arc<str>,
+    /// The record.
+    pub record: &'r InRecord,
+    /// When this run began.
+    pub now: DateTime<Utc>,
+}
+
+impl Origin<'_> {
+    /// Event time: `ce_time`, else Kafka's timestamp, else when this run began.
+    pub fn event_time(&self) -> DateTime<Utc> {
+        event::event_time_of(self.record, self.now)
+    }
+
+    /// Tenant of the event, when it names one.
+    pub fn tenant(&self) -> Option<&str> {
+        self.record.header_text("ce_tenant")
+    }
+}
+
+/// What a stage is given when it runs.
+#[derive(Debug)]
+pub struct StageCx<'a, 'r> {
+    /// Where the record came from.
+    pub origin: Origin<'r>,
+    /// Id of the step.
+    pub step: &'a Arc<str>,
+    /// Numbers of the elements this run is within, outermost first; empty outside of `for_each`.
+    pub elements: &'a [usize],
+    /// Value and metadata.
+    pub scope: &'a mut Scope<'r>,
+    /// What has been written so far. A stage adds to it only when it succeeds.
+    pub outputs: &'a mut Outputs,
+    /// The world outside the event.
+    pub services: &'a Services,
+}
+
+impl StageCx<'_, '_> {
+    /// Key under which a destination can tell a repeated call from a new one:
+    /// `<pipeline>/<topic>/<partition>/<offset>/<step>`, with the element's number within `for_each`. The same for
+    /// every attempt, and for every reprocessing of the record.
+    pub fn idempotency_key(&self) -> String {
+        let Origin { pipeline, record, now: _ } = self.origin;
+        let InRecord { topic, partition, offset, .. } = record;
+        let mut key = format!("{pipeline}/{topic}/{partition}/{offset}/{}", self.step);
+        for element in self.elements {
+            key.push('/');
+            key.push_str(&element.to_string());
+        }
+        key
+    }
+
+    /// Keeps what this stage answered, as `%stages.<id>` for the stages after it.
+    pub fn answer(&mut self, answer: Value) {
+        self.scope.answer(self.step, answer);
+    }
 }
 
 /// What stages of one run have written so far. Released only with the verdict.

@@ -1,7 +1,117 @@
-//! One leaf step of a pipeline per file: config, compile, apply.
+//! One leaf step of a pipeline per file: what was written (`...Config`), how it is compiled, how it is applied.
+//!
+//! Flow stages (`route`, `for_each`) are not here: they hold lists of steps and belong to `plan/flow.rs` and
+//! `engine/run.rs`.
 
+pub mod clock;
 pub mod context;
+pub mod emit;
+pub mod filter;
+pub mod kpi;
+pub mod map;
+pub mod services;
+pub mod validate;
 
-/// A compiled leaf stage. Each variant is one file of this folder.
+use crate::fault::Fault;
+use crate::stages::context::{CompileCx, Next, StageCx};
+use crate::yaml::lint::Lints;
+use crate::yaml::node::Node;
+
+/// Names of the leaf stages, as they are written.
+pub const KINDS: [&str; 5] = ["filter", "map", "validate", "emit", "kpi"];
+
+/// A leaf stage as written. Each variant is one file of this folder.
+#[derive(Clone, Debug)]
+pub enum StageConfig {
+    /// `filter`
+    Filter(filter::FilterConfig),
+    /// `map`
+    Map(map::MapConfig),
+    /// `validate`
+    Validate(validate::ValidateConfig),
+    /// `emit`
+    Emit(emit::EmitConfig),
+    /// `kpi`
+    Kpi(kpi::KpiConfig),
+}
+
+/// A compiled leaf stage.
 #[derive(Debug)]
-pub enum Stage {}
+pub enum Stage {
+    /// `filter`
+    Filter(filter::Filter),
+    /// `map`
+    Map(map::Map),
+    /// `validate`
+    Validate(validate::Validate),
+    /// `emit`
+    Emit(emit::Emit),
+    /// `kpi`
+    Kpi(kpi::Kpi),
+}
+
+impl StageConfig {
+    /// Decodes the stage called `kind`, one of [`KINDS`]. `None` after lints, or when there is no such stage.
+    pub fn decode(kind: &str, node: &Node, lints: &mut Lints) -> Option<Self> {
+        match kind {
+            "filter" => filter::FilterConfig::decode(node, lints).map(Self::Filter),
+            "map" => map::MapConfig::decode(node, lints).map(Self::Map),
+            "validate" => validate::ValidateConfig::decode(node, lints).map(Self::Validate),
+            "emit" => emit::EmitConfig::decode(node, lints).map(Self::Emit),
+            "kpi" => kpi::KpiConfig::decode(node, lints).map(Self::Kpi),
+            _ => None,
+        }
+    }
+
+    /// The stage's name.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Filter(_) => "filter",
+            Self::Map(_) => "map",
+            Self::Validate(_) => "validate",
+            Self::Emit(_) => "emit",
+            Self::Kpi(_) => "kpi",
+        }
+    }
+
+    /// Compiles it; `cx.types` are those after it then. `None` after lints.
+    pub fn compile(&self, cx: &mut CompileCx<'_>, lints: &mut Lints) -> Option<Stage> {
+        match self {
+            Self::Filter(config) => config.compile(cx, lints).map(Stage::Filter),
+            Self::Map(config) => config.compile(cx, lints).map(Stage::Map),
+            Self::Validate(config) => config.compile(cx, lints).map(Stage::Validate),
+            Self::Emit(config) => config.compile(cx, lints).map(Stage::Emit),
+            Self::Kpi(config) => config.compile(cx, lints).map(Stage::Kpi),
+        }
+    }
+}
+
+impl Stage {
+    /// Whether it may wait for something outside the process.
+    pub fn waits(&self) -> bool {
+        match self {
+            Self::Filter(_) | Self::Map(_) | Self::Validate(_) | Self::Emit(_) | Self::Kpi(_) => false,
+        }
+    }
+
+    /// Whether it leaves an answer in `%stages.<id>`.
+    pub fn answers(&self) -> bool {
+        match self {
+            Self::Filter(_) | Self::Map(_) | Self::Validate(_) | Self::Emit(_) | Self::Kpi(_) => false,
+        }
+    }
+
+    /// Does it once. Waiting stages are boxed, so that the run of a record that never waits stays small.
+    ///
+    /// # Errors
+    /// As the stage says; nothing is added to the outputs then.
+    pub async fn apply(&self, cx: &mut StageCx<'_, '_>) -> Result<Next, Fault> {
+        match self {
+            Self::Filter(filter) => filter.apply(cx),
+            Self::Map(map) => map.apply(cx),
+            Self::Validate(validate) => validate.apply(cx),
+            Self::Emit(emit) => emit.apply(cx),
+            Self::Kpi(kpi) => kpi.apply(cx),
+        }
+    }
+}
