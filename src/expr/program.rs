@@ -28,13 +28,25 @@ const EXPRESSIONS_MAX: u32 = 5_000_000;
 /// Functions of the standard library that are not offered.
 const REFUSED: [&str; 16] = [
     // They write to this process's log or tell about its machine.
-    "log", "get_env_var", "get_hostname", "get_timezone_name",
+    "log",
+    "get_env_var",
+    "get_hostname",
+    "get_timezone_name",
     // They ask the network.
-    "dns_lookup", "reverse_dns", "http_request",
+    "dns_lookup",
+    "reverse_dns",
+    "http_request",
     // They read files.
-    "encode_proto", "parse_proto", "validate_json_schema", "parse_etld",
+    "encode_proto",
+    "parse_proto",
+    "validate_json_schema",
+    "parse_etld",
     // A few bytes in can be gigabytes out.
-    "decode_gzip", "decode_zlib", "decode_zstd", "decode_snappy", "decode_lz4",
+    "decode_gzip",
+    "decode_zlib",
+    "decode_zstd",
+    "decode_snappy",
+    "decode_lz4",
 ];
 
 static FUNCTIONS: LazyLock<Vec<Box<dyn Function>>> = LazyLock::new(|| {
@@ -114,14 +126,14 @@ fn compile(node: &Node, types: &Types, access: Access, lints: &mut Lints) -> Opt
     if access == Access::Read {
         config.set_read_only_path(OwnedTargetPath::event_root(), true);
     }
-    let compiled =
-        match vrl::compiler::compile_with_external(&text, &FUNCTIONS, &types.environment(), config) {
-            Ok(compiled) => compiled,
-            Err(diagnostics) => {
-                report(&diagnostics, node, access, lints);
-                return None;
-            }
-        };
+    let compiled = match vrl::compiler::compile_with_external(&text, &FUNCTIONS, &types.environment(), config)
+    {
+        Ok(compiled) => compiled,
+        Err(diagnostics) => {
+            report(&diagnostics, node, access, lints);
+            return None;
+        }
+    };
     report(&compiled.warnings, node, access, lints);
     let info = compiled.program.info();
     let mut reads_metadata = Metadata::default();
@@ -189,19 +201,25 @@ fn known_metadata(
             "unknown-metadata",
             &span,
             format!("there is no metadata `%{}`", name.as_str()),
-            nearest(name.as_str(), FIELDS)
-                .map_or_else(|| format!("known: %{}", FIELDS.join(", %")), |near| format!("did you mean `%{near}`?")),
+            nearest(name.as_str(), FIELDS).map_or_else(
+                || format!("known: %{}", FIELDS.join(", %")),
+                |near| format!("did you mean `%{near}`?"),
+            ),
         );
         return false;
     }
-    let (true, Some(OwnedSegment::Field(id))) = (name.as_str() == "stages", segments.next()) else { return true };
+    let (true, Some(OwnedSegment::Field(id))) = (name.as_str() == "stages", segments.next()) else {
+        return true;
+    };
     let known: Vec<&str> = types.stages().collect();
     if known.contains(&id.as_str()) {
         return true;
     }
     let span = word(node, id.as_str());
     let help = if known.is_empty() {
-        String::from("stages that answer are `http`, `sql` and `for_each` with an `id`; none stands before this")
+        String::from(
+            "stages that answer are `http`, `sql` and `for_each` with an `id`; none stands before this",
+        )
     } else {
         suggestion(id.as_str(), &known)
     };
@@ -258,7 +276,11 @@ fn help(diagnostic: &Diagnostic, access: Access) -> String {
         .collect();
     for note in diagnostic.notes() {
         match note {
-            Note::Hint(_) | Note::Example(_) | Note::CoerceValue | Note::Basic(_) | Note::UserErrorMessage(_) => {
+            Note::Hint(_)
+            | Note::Example(_)
+            | Note::CoerceValue
+            | Note::Basic(_)
+            | Note::UserErrorMessage(_) => {
                 let note = note.to_string().trim().to_owned();
                 if !note.is_empty() {
                     parts.push(note);
@@ -366,7 +388,9 @@ impl Program {
     fn explain(&self, error: ExpressionError) -> (String, String) {
         match error {
             ExpressionError::Error { message, labels, .. } => {
-                let place = labels.first().map_or_else(|| self.place.to_string(), |label| self.line(label.span.start()));
+                let place = labels
+                    .first()
+                    .map_or_else(|| self.place.to_string(), |label| self.line(label.span.start()));
                 (place, unwrapped(&message))
             }
             other => (self.place.to_string(), other.to_string()),

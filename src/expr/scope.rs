@@ -63,7 +63,18 @@ pub(super) struct Metadata(u16);
 
 /// The fields of `%`.
 pub(super) const FIELDS: [&str; 12] = [
-    "id", "source", "type", "time", "subject", "tenant", "key", "topic", "partition", "offset", "headers", "stages",
+    "id",
+    "source",
+    "type",
+    "time",
+    "subject",
+    "tenant",
+    "key",
+    "topic",
+    "partition",
+    "offset",
+    "headers",
+    "stages",
 ];
 
 impl Metadata {
@@ -96,13 +107,7 @@ impl<'r> Scope<'r> {
     }
 
     fn with_body(record: &'r InRecord, now: DateTime<Utc>, body: Body) -> Self {
-        Self {
-            record,
-            now,
-            body,
-            metadata: Value::Object(Object::new()),
-            built: Metadata::default(),
-        }
+        Self { record, now, body, metadata: Value::Object(Object::new()), built: Metadata::default() }
     }
 
     /// The scope of one element of a list in this event: `.` is the element, `%` is the same.
@@ -250,9 +255,10 @@ fn text_of(bytes: &Bytes) -> Value {
 
 /// Headers as an object; of a repeated name the last counts.
 fn headers(record: &InRecord) -> Value {
-    let fields = record.headers.iter().map(|header| {
-        (Key::from(header.name.as_str()), header.value.as_ref().map_or(Value::Null, text_of))
-    });
+    let fields = record
+        .headers
+        .iter()
+        .map(|header| (Key::from(header.name.as_str()), header.value.as_ref().map_or(Value::Null, text_of)));
     Value::Object(fields.collect::<Object>())
 }
 

@@ -38,9 +38,9 @@ impl JsonSchema<'_> {
         }
         match words.get("type") {
             Some(Json::String(name)) => self.typed(name, words, depth),
-            Some(Json::Array(names)) => names
-                .iter()
-                .fold(Kind::never(), |kind, name| kind.union(self.typed(name.as_str().unwrap_or(""), words, depth))),
+            Some(Json::Array(names)) => names.iter().fold(Kind::never(), |kind, name| {
+                kind.union(self.typed(name.as_str().unwrap_or(""), words, depth))
+            }),
             _ => match words.get("anyOf").or_else(|| words.get("oneOf")) {
                 Some(Json::Array(choices)) if !choices.is_empty() => choices
                     .iter()
@@ -138,7 +138,8 @@ fn avro(schema: &Json, depth: usize) -> Kind {
                 "enum" => Kind::bytes(),
                 "array" => Kind::array(avro_items(words.get("items"), depth)),
                 "map" => {
-                    let values = words.get("values").map_or_else(Kind::json, |values| avro(values, depth + 1));
+                    let values =
+                        words.get("values").map_or_else(Kind::json, |values| avro(values, depth + 1));
                     Kind::object(Collection::from_unknown(values.or_undefined()))
                 }
                 primitive => avro_primitive(primitive),

@@ -65,7 +65,8 @@ impl Types {
     /// Types of one element of a list of kind `list`, as the steps of a `for_each` see it.
     pub fn of_element(&self, list: &Kind) -> Self {
         let mut list = list.clone();
-        let items = list.as_array_mut().map_or_else(Kind::json, |items| items.reduced_kind()).without_undefined();
+        let items =
+            list.as_array_mut().map_or_else(Kind::json, |items| items.reduced_kind()).without_undefined();
         let value = if items.is_never() { Kind::json() } else { items };
         Self { value, stages: self.stages.clone() }
     }

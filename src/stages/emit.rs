@@ -14,6 +14,7 @@ use crate::expr::{Value, values};
 use crate::fault::{Fault, FaultClass};
 use crate::record::{Header, HeaderName, OutRecord};
 use crate::stages::context::{CompileCx, Next, StageCx, ValueFormat};
+use crate::stages::services::Services;
 use crate::yaml::fields::{self, Fields};
 use crate::yaml::lint::{Lints, Spanned, nearest};
 use crate::yaml::node::{Node, Yaml};
@@ -70,7 +71,8 @@ impl EmitConfig {
         let headers: Vec<_> =
             self.headers.iter().map(|(name, node)| (HeaderName::from(name.clone()), program(node))).collect();
         let is_whole = !matches!(key, Some(None)) && !matches!(value, Some(None));
-        let headers: Option<Vec<_>> = headers.into_iter().map(|(name, program)| Some((name, program?))).collect();
+        let headers: Option<Vec<_>> =
+            headers.into_iter().map(|(name, program)| Some((name, program?))).collect();
         debug_assert!(is_whole || lints.0.len() > count, "what does not compile says why");
         if !is_whole {
             return None;
@@ -121,7 +123,7 @@ impl Emit {
         let value = match &self.value {
             Some(program) => {
                 let value = program.evaluate(cx.scope)?;
-                self.encode(&value, cx)?
+                self.encode(&value, cx.services)?
             }
             None => self.whole(cx)?,
         };
@@ -138,28 +140,29 @@ impl Emit {
             (Payload::Original(raw), ValueFormat::Json | ValueFormat::Bytes) => return Ok(raw.cloned()),
             (Payload::Original(None), ValueFormat::Avro { .. }) => return Ok(None),
             (Payload::Foreign { raw, .. }, ValueFormat::Bytes) => return Ok(Some(raw.clone())),
-            (Payload::New(value) | Payload::Foreign { value, .. }, _) => return self.encode(value, cx),
+            (Payload::New(value) | Payload::Foreign { value, .. }, _) => {
+                return self.encode(value, cx.services);
+            }
             (Payload::Original(Some(_)), ValueFormat::Avro { .. }) => {}
         }
-        cx.scope.value()?;
-        match cx.scope.payload() {
-            Payload::Decoded(value) | Payload::New(value) | Payload::Foreign { value, .. } => self.encode(value, cx),
-            Payload::Original(_) => Ok(None),
-        }
+        let services = cx.services;
+        let value = cx.scope.value()?;
+        self.encode(value, services)
     }
 
     /// A value in the topic's format; null is a tombstone.
-    fn encode(&self, value: &Value, cx: &StageCx<'_, '_>) -> Result<Option<Bytes>, Fault> {
+    fn encode(&self, value: &Value, services: &Services) -> Result<Option<Bytes>, Fault> {
         if value.is_null() {
             return Ok(None);
         }
         let bytes = match &self.format {
-            ValueFormat::Json => values::to_json_bytes(value).map_err(|error| self.refuse(&error.to_string()))?,
+            ValueFormat::Json => {
+                values::to_json_bytes(value).map_err(|error| self.refuse(&error.to_string()))?
+            }
             ValueFormat::Bytes => values::bytes(value.clone()).unwrap_or_default(),
-            ValueFormat::Avro { .. } => cx
-                .services
+            ValueFormat::Avro { .. } => services
                 .encode_avro(&self.topic, &values::to_json(value))
-                .map_err(|why| self.refuse(&why))?,
+                .map_err(|why| self.refuse(&why.to_string()))?,
         };
         Ok(Some(bytes))
     }

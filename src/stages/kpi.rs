@@ -51,7 +51,8 @@ impl KpiConfig {
         let fact = fields.required("fact", lints).and_then(|node| fields::text(node, lints));
         let value = fields.required("value", lints).cloned();
         let time = fields.optional("time").cloned();
-        let dimensions = fields.optional("dimensions").map_or(Some(Vec::new()), |node| dimensions(node, lints));
+        let dimensions =
+            fields.optional("dimensions").map_or(Some(Vec::new()), |node| dimensions(node, lints));
         fields.finish(lints);
         Some(Self { fact: fact?, value: value?, time, dimensions: dimensions? })
     }
@@ -100,9 +101,9 @@ fn dimensions(node: &Node, lints: &mut Lints) -> Option<Vec<(Spanned<String>, No
         lints.error("out-of-range", &node.span, message, "leave some out");
         return None;
     }
-    let entries = entries.iter().map(|(key, value)| {
-        (Spanned { value: key.name.clone(), span: key.span.clone() }, value.clone())
-    });
+    let entries = entries
+        .iter()
+        .map(|(key, value)| (Spanned { value: key.name.clone(), span: key.span.clone() }, value.clone()));
     Some(entries.collect())
 }
 
@@ -166,7 +167,11 @@ fn decimal(value: &Value) -> Result<Decimal, String> {
 
 fn decimal_of_text(text: &str) -> Option<Decimal> {
     // `from_str` rounds what is too precise; `from_str_exact` refuses it.
-    let exact = if text.contains(['e', 'E']) { Decimal::from_scientific(text) } else { Decimal::from_str_exact(text) };
+    let exact = if text.contains(['e', 'E']) {
+        Decimal::from_scientific(text)
+    } else {
+        Decimal::from_str_exact(text)
+    };
     exact.or_else(|_| Decimal::from_str(text).ok().filter(|number| number.scale() == 0).ok_or(())).ok()
 }
 
@@ -174,12 +179,14 @@ fn decimal_of_text(text: &str) -> Option<Decimal> {
 fn instant(value: &Value) -> Result<DateTime<Utc>, String> {
     match value {
         Value::Timestamp(time) => Ok(*time),
-        Value::Integer(seconds) => {
-            DateTime::from_timestamp(*seconds, 0).ok_or_else(|| String::from("a number of seconds beyond the calendar"))
-        }
+        Value::Integer(seconds) => DateTime::from_timestamp(*seconds, 0)
+            .ok_or_else(|| String::from("a number of seconds beyond the calendar")),
         Value::Float(seconds) => {
             let seconds = seconds.into_inner();
-            #[allow(clippy::cast_possible_truncation, reason = "a float beyond the range saturates, and is refused then")]
+            #[allow(
+                clippy::cast_possible_truncation,
+                reason = "a float beyond the range saturates, and is refused then"
+            )]
             let millis = (seconds * 1000.0).round() as i64;
             DateTime::from_timestamp_millis(millis)
                 .ok_or_else(|| String::from("a number of seconds beyond the calendar"))

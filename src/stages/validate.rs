@@ -91,7 +91,12 @@ impl ValidateConfig {
         }) {
             Ok(text) => text,
             Err(error) => {
-                lints.error("missing-file", span, format!("`{name}` cannot be read: {error}"), "is the path right?");
+                lints.error(
+                    "missing-file",
+                    span,
+                    format!("`{name}` cannot be read: {error}"),
+                    "is the path right?",
+                );
                 return None;
             }
         };
