@@ -318,6 +318,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_broker_that_comes_back_is_used_again() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 1, 1).unwrap();
+        let producer = producer(&cluster.bootstrap_servers(), 2_000);
+        assert!(producer.send(record("t", b"1")).await.is_ok());
+        cluster.broker_down(1).unwrap();
+        let failed = producer.send(record("t", b"2")).await;
+        assert!(matches!(failed, Err(ProduceError::Undelivered { .. })), "{failed:?}");
+        cluster.broker_up(1).unwrap();
+        let mut attempts = 0;
+        while producer.send(record("t", b"3")).await.is_err() {
+            attempts += 1;
+            assert!(attempts < 5, "the producer finds the broker again");
+        }
+    }
+
+    #[tokio::test]
     async fn a_fatal_error_costs_a_producer_not_the_process() {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic("t", 1, 1).unwrap();
