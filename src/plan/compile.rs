@@ -29,10 +29,15 @@ pub fn compile(project: &Project, namespace: &Namespace, lints: &mut Lints) -> O
     let mentions: BTreeMap<&str, Mentions> =
         project.pipelines.iter().map(|(name, thing)| (&**name, Mentions::of(&thing.value.stages))).collect();
     compiler.flow(&mentions, lints);
-    compiler.facts(&mentions, lints);
-    compiler.unused_topics(&mentions, lints);
     let pipelines = compiler.pipelines(lints);
     let groups = compiler.groups(&pipelines, lints);
+    // What somebody misspelt or nobody could read is not held against the others.
+    if project.broken.is_empty() {
+        compiler.facts(&mentions, lints);
+    }
+    if !lints.has_errors() {
+        compiler.unused_topics(&mentions, lints);
+    }
     if lints.has_errors() {
         return None;
     }
