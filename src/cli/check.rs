@@ -112,6 +112,3 @@ fn unset_secrets(project: &Project) -> Vec<Lint> {
     }
     lints.0
 }
-
-#[cfg(test)]
-mod tests;

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::connector::Connector;
-use crate::config::kpi::Kpi;
+use crate::config::kpi::KpiConfig;
 use crate::config::pipeline::Pipeline;
-use crate::config::topic::{self, Topic};
+use crate::config::topic::{TopicConfig, ValueFormat};
 use crate::yaml::files;
 use crate::yaml::lint::{Lints, SourceFile, Span};
 use crate::yaml::node::{self, Node};
@@ -40,18 +40,18 @@ impl<T> Thing<T> {
 pub struct Project {
     /// The folder.
     pub root: PathBuf,
-    /// Every file that was read, Avro schemas included, sorted by path.
+    /// Every file that was read, schemas included, sorted by path.
     pub files: Vec<Arc<SourceFile>>,
     /// Connectors by name.
     pub connectors: BTreeMap<String, Thing<Connector>>,
     /// Topics by name.
-    pub topics: BTreeMap<String, Thing<Topic>>,
+    pub topics: BTreeMap<String, Thing<TopicConfig>>,
     /// Pipelines by name.
     pub pipelines: BTreeMap<String, Thing<Pipeline>>,
     /// KPIs by name.
-    pub kpis: BTreeMap<String, Thing<Kpi>>,
-    /// Avro schemas that topics name, by path as written.
-    pub schemas: BTreeMap<String, Arc<SourceFile>>,
+    pub kpis: BTreeMap<String, Thing<KpiConfig>>,
+    /// Schemas that topics name, by path as written.
+    pub schemas: BTreeMap<PathBuf, Arc<SourceFile>>,
     /// Names of things whose file is there but could not be read, as `topics/payments`: nothing that refers to them
     /// is reported as unknown.
     pub broken: BTreeSet<String>,
@@ -72,9 +72,9 @@ pub fn load(root: &Path, lints: &mut Lints) -> io::Result<Project> {
     fs::read_dir(root)?;
     let mut reader = Reader { root, files: Vec::new(), broken: BTreeSet::new(), lints };
     let connectors = reader.folder("connectors", check_word, Connector::decode);
-    let topics = reader.folder("topics", check_topic, Topic::decode);
+    let topics = reader.folder("topics", any_name, TopicConfig::decode);
     let pipelines = reader.folder("pipelines", check_word, Pipeline::decode);
-    let kpis = reader.folder("kpis", check_identifier, Kpi::decode);
+    let kpis = reader.folder("kpis", any_name, KpiConfig::decode);
     let is_empty = reader.files.is_empty() && reader.broken.is_empty();
     let schemas = reader.schemas(&topics);
     let Reader { mut files, broken, lints, .. } = reader;
@@ -85,17 +85,6 @@ pub fn load(root: &Path, lints: &mut Lints) -> io::Result<Project> {
             format!("{} holds no project", root.display()),
             "create topics/<topic>.yaml and pipelines/<pipeline>.yaml, or name the folder with --project",
         );
-    }
-    for (name, thing) in &topics {
-        if name.contains('_') {
-            let help = "write dots or hyphens: metrics cannot tell `a.b` and `a_b` apart";
-            lints.warning(
-                "underscore",
-                &thing.begin(),
-                format!("the topic `{name}` has an underscore"),
-                help,
-            );
-        }
     }
     files.sort_by(|left, right| left.path.cmp(&right.path));
     Ok(Project { root: root.to_owned(), files, connectors, topics, pipelines, kpis, schemas, broken })
@@ -160,15 +149,21 @@ impl Reader<'_> {
         Some(Thing { file, node, value })
     }
 
-    /// The Avro schemas that topics name.
-    fn schemas(&mut self, topics: &BTreeMap<String, Thing<Topic>>) -> BTreeMap<String, Arc<SourceFile>> {
-        let mut schemas: BTreeMap<String, Arc<SourceFile>> = BTreeMap::new();
+    /// The schemas that topics name.
+    fn schemas(
+        &mut self,
+        topics: &BTreeMap<String, Thing<TopicConfig>>,
+    ) -> BTreeMap<PathBuf, Arc<SourceFile>> {
+        let mut schemas: BTreeMap<PathBuf, Arc<SourceFile>> = BTreeMap::new();
         for thing in topics.values() {
-            let topic::Value::Avro(path) = &thing.value.value else { continue };
+            let path = match &thing.value.value {
+                ValueFormat::Avro { schema } | ValueFormat::Json { schema: Some(schema) } => schema,
+                ValueFormat::Json { schema: None } | ValueFormat::Bytes => continue,
+            };
             if schemas.contains_key(&path.value) {
                 continue;
             }
-            if let Some(file) = files::named(self.root, path, self.lints) {
+            if let Some(file) = files::named(self.root, &path.value, &path.span, self.lints) {
                 self.files.push(Arc::clone(&file));
                 schemas.insert(path.value.clone(), file);
             }
@@ -240,32 +235,7 @@ fn check_word(name: &str) -> Result<(), (&'static str, &'static str)> {
     Ok(())
 }
 
-/// Kafka's rule for names of topics.
-fn check_topic(name: &str) -> Result<(), (&'static str, &'static str)> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if !name.chars().all(allowed) {
-        return Err((
-            "only letters, digits, dots and hyphens",
-            "rename the file, such as events.stripe.yaml",
-        ));
-    }
-    if name.len() > 249 {
-        return Err(("it is longer than 249 characters", "rename the file"));
-    }
-    Ok(())
-}
-
-/// Names of KPIs: they become parts of the names of views.
-fn check_identifier(name: &str) -> Result<(), (&'static str, &'static str)> {
-    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    if !name.starts_with(|first: char| first.is_ascii_lowercase()) || !name.chars().all(allowed) {
-        return Err((
-            "only lower-case letters, digits and underscores, a letter first",
-            "rename the file, such as revenue.yaml",
-        ));
-    }
-    if name.len() > 50 {
-        return Err(("it is longer than 50 characters", "rename the file"));
-    }
+/// The decoder has a rule of its own.
+fn any_name(_: &str) -> Result<(), (&'static str, &'static str)> {
     Ok(())
 }

@@ -14,6 +14,7 @@ use crate::plan::Plan;
 use crate::plan::checks::{self, Flow, Mentions, Wanted};
 use crate::plan::declared::{self, Topics};
 use crate::plan::pipeline::{Delivery, Group, Ordering, Pipeline, TypePattern};
+use crate::plan::sources::PlannedSource;
 use crate::plan::topics::{self, TopicSpec};
 use crate::stages::context::{Declared, ValueFormat};
 use crate::yaml::lint::{Lints, Spanned, nearest};
@@ -23,9 +24,10 @@ pub fn compile(project: &Project, namespace: &Namespace, lints: &mut Lints) -> O
     let topics = declared::topics(project, lints);
     let declared = declared_names(project, &topics);
     let compiler = Compiler { project, namespace, topics, declared };
+    let kpis = declared::kpis(project, lints);
     let own = compiler.own_topics();
     declared::reserved_topics(project, own.iter().map(|topic| &*topic.name), lints);
-    compiler.sources(lints);
+    let sources = compiler.sources(lints);
     let mentions: BTreeMap<&str, Mentions> =
         project.pipelines.iter().map(|(name, thing)| (&**name, Mentions::of(&thing.value.stages))).collect();
     compiler.flow(&mentions, lints);
@@ -45,20 +47,7 @@ pub fn compile(project: &Project, namespace: &Namespace, lints: &mut Lints) -> O
     let Topics { topics, tables } = compiler.topics;
     let mut topics: Vec<TopicSpec> = topics.into_values().chain(own).collect();
     topics.sort_by(|left, right| left.name.cmp(&right.name));
-    Some(Plan {
-        namespace: namespace.clone(),
-        groups,
-        topics,
-        tables,
-        kpis: declared::kpis(project),
-        sources: project
-            .connectors
-            .iter()
-            .filter_map(|(name, thing)| Some((name.clone(), thing.value.source.clone()?)))
-            .collect(),
-        pipelines,
-        config_hash,
-    })
+    Some(Plan { namespace: namespace.clone(), groups, topics, tables, kpis, sources, pipelines, config_hash })
 }
 
 struct Compiler<'a> {
@@ -78,13 +67,17 @@ fn declared_names(project: &Project, topics: &Topics) -> Declared {
 }
 
 impl<'a> Compiler<'a> {
-    /// Every source writes to a declared topic.
-    fn sources(&self, lints: &mut Lints) {
-        for thing in self.project.connectors.values() {
-            if let Some(source) = &thing.value.source {
-                self.is_declared(&source.topic, "the source writes to", lints);
+    /// Sources with their expressions compiled; each writes to a declared topic.
+    fn sources(&self, lints: &mut Lints) -> BTreeMap<String, PlannedSource> {
+        let mut sources = BTreeMap::new();
+        for (name, thing) in &self.project.connectors {
+            let Some(source) = &thing.value.source else { continue };
+            self.is_declared(&source.topic, "the source writes to", lints);
+            if let Some(planned) = PlannedSource::compile(source, lints) {
+                sources.insert(name.clone(), planned);
             }
         }
+        sources
     }
 
     /// Reports a topic that no file declares. `says` is the begin of the message.

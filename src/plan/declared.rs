@@ -1,22 +1,17 @@
 //! What topics and KPIs mean: schemas read, tables and keys held against them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::num::NonZeroU32;
 
 use crate::config;
 use crate::config::project::{Project, Thing};
-use crate::config::topic::{OnConflict as Written, Table, Topic, Value};
-use crate::plan::kpis::{Aggregate, KpiSpec, Window};
-use crate::plan::tables::{META_COLUMNS, OnConflict, TableSpec};
-use crate::plan::topics::{self, Role, TopicSpec};
+use crate::config::topic::{Cleanup, TopicConfig};
+use crate::plan::kpis::KpiSpec;
+use crate::plan::tables::TableSpec;
+use crate::plan::topics::{Role, TopicSpec};
 use crate::schema::value::{Column, ValueSchema};
 use crate::stages::context::ValueFormat;
-use crate::yaml::lint::{Lints, Span, Spanned, nearest};
-
-/// Longest name of a table in Postgres, in bytes.
-const TABLE_NAME_BYTES_MAX: usize = 63;
-/// Tables and views that Millrace makes itself, and the begins of their names.
-const RESERVED_TABLES: [&str; 3] = ["executions", "kpi_", "projector"];
+use crate::yaml::lint::{Lints, Spanned, suggestion};
 
 /// Topics and tables of a project.
 #[derive(Debug, Default)]
@@ -32,193 +27,102 @@ pub fn topics(project: &Project, lints: &mut Lints) -> Topics {
     let mut found = Topics::default();
     let mut tables: BTreeMap<&str, &str> = BTreeMap::new();
     for (name, thing) in &project.topics {
-        let (value, columns) = value(project, &thing.value, lints);
-        if let (Some(key), Some(columns)) = (&thing.value.key, &columns) {
-            column(columns, key, "the key", lints);
+        let topic = &thing.value;
+        let value = value(project, topic, lints);
+        if let Some(table) = &topic.table
+            && let Some(other) = tables.insert(&table.name.value, name)
+        {
+            let message = format!("topic `{other}` keeps the table `{}` too", table.name.value);
+            lints.error(
+                "duplicate-table",
+                &table.name.span,
+                message,
+                "a table follows one topic: rename one",
+            );
         }
-        if let Some(table) = &thing.value.table {
-            if let Some(other) = tables.insert(&table.name.value, name) {
-                let message = format!("topic `{other}` keeps the table `{}` too", table.name.value);
-                lints.error(
-                    "duplicate-table",
-                    &table.name.span,
-                    message,
-                    "a table follows one topic: rename one",
-                );
-            }
-            found.tables.extend(table_of(name, table, &value, columns.as_deref(), lints));
-        }
-        found.topics.insert(name.clone(), spec(name, thing, value));
+        let schema = match &value {
+            Some(ValueFormat::Avro { schema }) => Some(&**schema),
+            Some(ValueFormat::Json | ValueFormat::Bytes) => Some(""),
+            None => None,
+        };
+        found.tables.extend(schema.and_then(|schema| TableSpec::compile(topic, schema, lints)));
+        found.topics.insert(name.clone(), spec(name, topic, value.unwrap_or(ValueFormat::Bytes)));
     }
     found
 }
 
-fn spec(name: &str, thing: &Thing<Topic>, value: ValueFormat) -> TopicSpec {
+fn spec(name: &str, topic: &TopicConfig, value: ValueFormat) -> TopicSpec {
+    let policy = match topic.cleanup {
+        Cleanup::Delete => "delete",
+        Cleanup::Compact => "compact",
+        Cleanup::CompactAndDelete => "compact,delete",
+    };
+    let mut settings = BTreeMap::from([("cleanup.policy", String::from(policy))]);
+    if let Some(retention) = topic.retention {
+        settings.insert("retention.ms", retention.as_millis().to_string());
+    }
+    let partitions = u32::try_from(topic.partitions).ok().and_then(NonZeroU32::new);
     TopicSpec {
         name: name.into(),
         role: Role::Declared,
-        partitions: thing.value.partitions,
-        settings: topics::deleted_after(thing.value.retention),
+        partitions: partitions.unwrap_or(NonZeroU32::MIN),
+        settings,
         value,
     }
 }
 
-/// The format of a topic's values; for Avro also its columns. A schema that cannot be used is said, and the topic
-/// then counts as bytes.
-fn value(project: &Project, topic: &Topic, lints: &mut Lints) -> (ValueFormat, Option<Vec<Column>>) {
-    let path = match &topic.value {
-        Value::Json => return (ValueFormat::Json, None),
-        Value::Bytes => return (ValueFormat::Bytes, None),
-        Value::Avro(path) => path,
+/// The format of a topic's values. `None`, after a lint, when its schema cannot be used.
+fn value(project: &Project, topic: &TopicConfig, lints: &mut Lints) -> Option<ValueFormat> {
+    let place = match &topic.value {
+        config::topic::ValueFormat::Json { .. } => return Some(ValueFormat::Json),
+        config::topic::ValueFormat::Bytes => return Some(ValueFormat::Bytes),
+        config::topic::ValueFormat::Avro { schema } => schema,
     };
-    let Some(file) = project.schemas.get(&path.value) else { return (ValueFormat::Bytes, None) };
-    let columns = ValueSchema::parse(&file.text).and_then(|schema| schema.columns());
-    match columns {
-        Ok(columns) => (ValueFormat::Avro { schema: file.text.as_str().into() }, Some(columns)),
+    let file = project.schemas.get(&place.value)?;
+    match ValueSchema::parse(&file.text).and_then(|schema| schema.columns()) {
+        Ok(columns) => {
+            key(topic.key.as_ref(), &columns, lints);
+            Some(ValueFormat::Avro { schema: file.text.as_str().into() })
+        }
         Err(error) => {
-            let message = format!("`{}` cannot be used: {error}", path.value);
-            lints.error("bad-schema", &path.span, message, "write an Avro record with named fields");
-            (ValueFormat::Bytes, None)
+            let message = format!("`{}` cannot be used: {error}", place.value.display());
+            lints.error("bad-schema", &place.span, message, "write an Avro record with named fields");
+            None
         }
     }
 }
 
-fn table_of(
-    topic: &str,
-    table: &Table,
-    value: &ValueFormat,
-    columns: Option<&[Column]>,
-    lints: &mut Lints,
-) -> Option<TableSpec> {
-    table_name(&table.name, lints);
-    let (ValueFormat::Avro { schema }, Some(columns)) = (value, columns) else {
-        if !matches!(value, ValueFormat::Bytes) {
-            let help = "write `value: {format: avro, schema: schemas/...}`";
-            let message = "a table needs the names and types of an Avro schema";
-            lints.error("table-without-schema", &table.name.span, message, help);
-        }
-        return None;
-    };
-    let mut primary_key: Vec<Arc<str>> = Vec::new();
-    for name in &table.primary_key {
-        let Some(column) = column(columns, name, "the primary key", lints) else { continue };
-        if column.is_nullable {
-            let message = format!("`{}` may be null, so that it cannot be part of a primary key", name.value);
-            lints.error(
-                "nullable-key",
-                &name.span,
-                message,
-                "name a field without null, or change the schema",
-            );
-        }
-        if primary_key.iter().any(|earlier| **earlier == *name.value) {
-            lints.error(
-                "duplicate",
-                &name.span,
-                format!("`{}` is listed twice", name.value),
-                "remove one of them",
-            );
-        }
-        primary_key.push(name.value.as_str().into());
+/// The key is a field of the value.
+fn key(key: Option<&Spanned<String>>, columns: &[Column], lints: &mut Lints) {
+    let Some(key) = key else { return };
+    let known: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+    if !known.contains(&key.value.as_str()) {
+        let message = format!("the key is `{}`, which the schema does not have", key.value);
+        lints.error("unknown-field", &key.span, message, suggestion(&key.value, &known));
     }
-    for (reserved, _) in META_COLUMNS {
-        if columns.iter().any(|column| column.name == reserved) {
-            let message = format!("the schema has a field `{reserved}`, a column that Millrace fills itself");
-            lints.error("reserved-name", &table.name.span, message, "rename the field");
-        }
-    }
-    Some(TableSpec {
-        topic: topic.into(),
-        schema: Arc::clone(schema),
-        name: table.name.value.as_str().into(),
-        columns: columns.to_vec(),
-        primary_key,
-        on_conflict: match table.on_conflict {
-            Written::Newest => OnConflict::Newest,
-            Written::First => OnConflict::First,
-            Written::Error => OnConflict::Error,
-        },
-    })
-}
-
-fn table_name(name: &Spanned<String>, lints: &mut Lints) {
-    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    let text = name.value.as_str();
-    let is_good = text.starts_with(|first: char| first.is_ascii_lowercase())
-        && text.chars().all(allowed)
-        && text.len() <= TABLE_NAME_BYTES_MAX;
-    if !is_good {
-        let help = "lower-case letters, digits and underscores, a letter first, at most 63";
-        lints.error("bad-name", &name.span, format!("`{text}` cannot be the name of a table"), help);
-    } else if RESERVED_TABLES.iter().any(|reserved| text.starts_with(reserved)) {
-        lints.error(
-            "reserved-name",
-            &name.span,
-            format!("`{text}` is a name of Millrace's own tables"),
-            "rename it",
-        );
-    }
-}
-
-/// The column called `name`; a lint when there is none.
-fn column<'a>(
-    columns: &'a [Column],
-    name: &Spanned<String>,
-    what: &str,
-    lints: &mut Lints,
-) -> Option<&'a Column> {
-    let found = columns.iter().find(|column| column.name == name.value);
-    if found.is_none() {
-        let known = || columns.iter().map(|column| column.name.as_str());
-        let help = match nearest(&name.value, known()) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("it has: {}", known().collect::<Vec<_>>().join(", ")),
-        };
-        let message = format!("{what} names `{}`, which the schema does not have", name.value);
-        lints.error("unknown-field", &name.span, message, help);
-    }
-    found
 }
 
 /// What the files in `kpis/` mean.
-pub fn kpis(project: &Project) -> Vec<KpiSpec> {
-    project.kpis.iter().map(|(name, thing)| kpi(name, &thing.value)).collect()
-}
-
-fn kpi(name: &str, written: &config::kpi::Kpi) -> KpiSpec {
-    use config::kpi::{Aggregate as WrittenAggregate, Window as WrittenWindow};
-    KpiSpec {
-        name: name.into(),
-        fact: written.fact.value.as_str().into(),
-        aggregate: match written.aggregate {
-            WrittenAggregate::Count => Aggregate::Count,
-            WrittenAggregate::Sum => Aggregate::Sum,
-            WrittenAggregate::Avg => Aggregate::Avg,
-            WrittenAggregate::Min => Aggregate::Min,
-            WrittenAggregate::Max => Aggregate::Max,
-        },
-        windows: written
-            .windows
-            .iter()
-            .map(|window| match window {
-                WrittenWindow::Minute => Window::Minute,
-                WrittenWindow::Hour => Window::Hour,
-                WrittenWindow::Day => Window::Day,
-            })
-            .collect(),
-        dimensions: written.dimensions.iter().map(|name| name.value.as_str().into()).collect(),
-        time_zone: written.time_zone,
-        lateness: written.lateness,
+pub fn kpis(project: &Project, lints: &mut Lints) -> Vec<KpiSpec> {
+    let mut views: BTreeMap<String, &str> = BTreeMap::new();
+    let mut specs = Vec::new();
+    for (name, thing) in &project.kpis {
+        let spec = KpiSpec::compile(&thing.value);
+        let view = spec.windows.first().map(|window| spec.view(*window)).unwrap_or_default();
+        if let Some(other) = views.insert(view, name) {
+            let message = format!("the views of `{name}` are called like those of `{other}`");
+            lints.error("duplicate-view", &thing.begin(), message, "rename one of the two files");
+        }
+        specs.push(spec);
     }
+    specs
 }
 
 /// Reports topic files whose name Millrace gives to a topic of its own.
 pub fn reserved_topics<'a>(project: &Project, taken: impl Iterator<Item = &'a str>, lints: &mut Lints) {
-    for name in taken {
-        if let Some(thing) = project.topics.get(name) {
-            let message = format!("the topic `{name}` is made by Millrace itself");
-            let place: Span = thing.begin();
-            lints.error("reserved-name", &place, message, "remove the file, or rename the topic");
-        }
+    for thing in taken.filter_map(|name| project.topics.get(name)) {
+        let Thing { value: topic, .. } = thing;
+        let message = format!("the topic `{}` is made by Millrace itself", topic.name);
+        lints.error("reserved-name", &thing.begin(), message, "remove the file, or rename the topic");
     }
 }

@@ -1,66 +1,11 @@
 //! A KPI: a fact folded over windows of time.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono_tz::Tz;
 
-/// How facts become one number.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub enum Aggregate {
-    /// How many.
-    Count,
-    /// Their sum.
-    Sum,
-    /// Their mean.
-    Avg,
-    /// The smallest.
-    Min,
-    /// The largest.
-    Max,
-}
-
-impl Aggregate {
-    /// Name in files and tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Count => "count",
-            Self::Sum => "sum",
-            Self::Avg => "avg",
-            Self::Min => "min",
-            Self::Max => "max",
-        }
-    }
-}
-
-/// Length of a tumbling window, in the KPI's time zone.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
-pub enum Window {
-    /// A minute.
-    Minute,
-    /// An hour of the clock on the wall.
-    Hour,
-    /// A day from midnight to midnight: 23 or 25 hours when the clocks change.
-    Day,
-}
-
-impl Window {
-    /// Name in files, views and tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Minute => "1m",
-            Self::Hour => "1h",
-            Self::Day => "1d",
-        }
-    }
-}
-
-impl fmt::Display for Window {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+use crate::config::kpi::{Aggregate, KpiConfig, Window};
 
 /// A KPI's definition.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -82,8 +27,22 @@ pub struct KpiSpec {
 }
 
 impl KpiSpec {
+    /// What the file means. Whether any pipeline states such a fact is for the compiler to say.
+    pub fn compile(config: &KpiConfig) -> Self {
+        let KpiConfig { name, span: _, fact, aggregate, windows, dimensions, time_zone, lateness } = config;
+        Self {
+            name: name.as_str().into(),
+            fact: fact.value.as_str().into(),
+            aggregate: *aggregate,
+            windows: windows.clone(),
+            dimensions: dimensions.iter().map(|name| name.value.as_str().into()).collect(),
+            time_zone: *time_zone,
+            lateness: *lateness,
+        }
+    }
+
     /// Name of the view of one window: `kpi_revenue_1h`.
     pub fn view(&self, window: Window) -> String {
-        format!("kpi_{}_{window}", self.name.replace(['-', '.'], "_"))
+        format!("kpi_{}_{window}", self.name.replace('-', "_"))
     }
 }

@@ -6,16 +6,17 @@ pub mod declared;
 pub mod flow;
 pub mod kpis;
 pub mod pipeline;
+pub mod sources;
 pub mod tables;
 pub mod topics;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::connectors::source::SourceConfig;
 use crate::ledger::Namespace;
 use crate::plan::kpis::KpiSpec;
 use crate::plan::pipeline::{Group, Pipeline};
+use crate::plan::sources::PlannedSource;
 use crate::plan::tables::TableSpec;
 use crate::plan::topics::TopicSpec;
 
@@ -35,7 +36,7 @@ pub struct Plan {
     /// KPIs, sorted by name.
     pub kpis: Vec<KpiSpec>,
     /// What comes in, by connector.
-    pub sources: BTreeMap<String, SourceConfig>,
+    pub sources: BTreeMap<String, PlannedSource>,
     /// Hash of all files, first 12 hexadecimal digits of SHA-256.
     pub config_hash: Arc<str>,
 }

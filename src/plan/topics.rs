@@ -85,7 +85,7 @@ pub fn ledger(namespace: &Namespace) -> [TopicSpec; 3] {
 }
 
 /// Settings of a topic whose records are deleted after `retention`.
-pub fn deleted_after(retention: Duration) -> BTreeMap<&'static str, String> {
+fn deleted_after(retention: Duration) -> BTreeMap<&'static str, String> {
     BTreeMap::from([
         ("cleanup.policy", String::from("delete")),
         ("retention.ms", retention.as_millis().to_string()),

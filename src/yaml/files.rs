@@ -3,10 +3,10 @@
 
 use std::fs;
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 use std::sync::Arc;
 
-use crate::yaml::lint::{Lints, SourceFile, Spanned};
+use crate::yaml::lint::{Lints, SourceFile, Span};
 
 /// Largest file of a project, in bytes.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -80,13 +80,13 @@ pub fn read(root: &Path, path: &Path) -> Result<Arc<SourceFile>, FileError> {
     Ok(Arc::new(SourceFile { path: path.to_owned(), text }))
 }
 
-/// Reads a file that another file of the project names; a lint at that name when it cannot be read.
-pub fn named(root: &Path, name: &Spanned<String>, lints: &mut Lints) -> Option<Arc<SourceFile>> {
-    match read(root, &PathBuf::from(&name.value)) {
+/// Reads a file that another file of the project names at `span`; a lint there when it cannot be read.
+pub fn named(root: &Path, path: &Path, span: &Span, lints: &mut Lints) -> Option<Arc<SourceFile>> {
+    match read(root, path) {
         Ok(file) => Some(file),
         Err(error) => {
-            let message = format!("`{}` cannot be used: {error}", name.value);
-            lints.error("bad-path", &name.span, message, error.help());
+            let message = format!("`{}` cannot be used: {error}", path.display());
+            lints.error("bad-path", span, message, error.help());
             None
         }
     }

@@ -282,7 +282,11 @@ impl<'a> Reader<'a> {
     fn broken(&mut self, error: &ScanError) {
         let at = error.marker().index();
         let span = self.span(at, at);
-        self.refuse(&span, error.info().to_owned(), "the file stops being YAML here: look for an open bracket or quote, or a wrong indent, above");
+        self.refuse(
+            &span,
+            error.info().to_owned(),
+            "the file stops being YAML here: look for an open bracket or quote, or a wrong indent, above",
+        );
     }
 
     fn refuse(&mut self, span: &Span, message: impl Into<String>, help: impl Into<String>) {
