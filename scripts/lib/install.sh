@@ -190,7 +190,8 @@ cargo_is_new_enough() {
 
 # Makes `cargo` new enough, with rustfmt and clippy; a toolchain that the user has is left as it is.
 install_rust() {
-  if [ -d "$HOME/.cargo/bin" ]; then PATH=$HOME/.cargo/bin:$PATH; fi
+  # Where rustup puts it; a shell that was open before does not know.
+  if ! command -v cargo >/dev/null && [ -d "$HOME/.cargo/bin" ]; then PATH=$HOME/.cargo/bin:$PATH; fi
   if ! cargo_is_new_enough; then
     if ! command -v rustup >/dev/null; then install_rustup; fi
     say "installing the stable Rust toolchain with rustup (at least $(rust_version) is needed)"
