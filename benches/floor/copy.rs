@@ -9,6 +9,7 @@ use rdkafka::message::{Header, Message as _, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::types::RDKafkaRespErr;
 
+use crate::forwarded::ForwardedConsumer;
 use crate::job::Job;
 use crate::measure::{CpuMark, CpuSpent};
 use crate::producer::{RawProducer, Reports};
@@ -35,6 +36,7 @@ pub fn run(job: &Job) -> Outcome<CpuSpent> {
         "arena-produceva-1-header" => arena(job, ArenaSend::VaHeaders(1)),
         "arena-produceva-2-headers" => arena(job, ArenaSend::VaHeaders(2)),
         "arena-produceva-5-headers" => arena(job, ArenaSend::VaHeaders(5)),
+        "forwarded-send" => forwarded_send(job),
         "arena-channel" => arena_channel(job),
         other => Err(format!("unknown variant `{other}`")),
     }
@@ -346,6 +348,34 @@ fn arena(job: &Job, how: ArenaSend) -> Outcome<CpuSpent> {
     flush(&safe);
     producer.flush()?;
     Ok(consumed.mark.spent())
+}
+
+/// Batches from a forwarded queue, in an arena, to the safe producer.
+fn forwarded_send(job: &Job) -> Outcome<CpuSpent> {
+    let producer = safe_producer(job, true)?;
+    let mut consumer = ForwardedConsumer::new(job)?;
+    let mut arena = Arena::default();
+    let mut mark = None;
+    let mut events = 0;
+    while events < job.events {
+        let batch = consumer.receive(Duration::from_millis(10))?;
+        if batch.len() == 0 {
+            continue;
+        }
+        mark.get_or_insert_with(CpuMark::now);
+        arena.fill(&batch);
+        events += batch.len() as u64;
+        drop(batch);
+        for (partition, key, payload) in arena.iter() {
+            send(&producer, BaseRecord::to(&job.output).partition(partition).key(key).payload(payload))?;
+        }
+        producer.poll(Duration::ZERO);
+    }
+    flush(&producer);
+    if consumer.assignment_epoch() > 1 {
+        return Err("the group rebalanced during the run".to_owned());
+    }
+    Ok(mark.ok_or("no events")?.spent())
 }
 
 /// Batches in arenas over a channel: what a sender thread of its own costs or brings.

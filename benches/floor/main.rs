@@ -8,6 +8,7 @@
 
 mod copy;
 mod events;
+mod forwarded;
 mod job;
 mod latency;
 mod measure;

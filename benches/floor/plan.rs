@@ -61,6 +61,7 @@ fn b2(kafka: &str) -> Vec<Planned> {
         "arena-send",
         "arena-produce",
         "arena-batch",
+        "forwarded-send",
         "arena-channel",
         "arena-produceva",
         "arena-produceva-1-header",

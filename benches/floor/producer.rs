@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -31,8 +32,9 @@ pub struct RawProducer {
     client: Client<DefaultClientContext>,
 }
 
-// SAFETY: librdkafka handles may be used from any thread, and nothing here is tied to one.
+// SAFETY: librdkafka handles may be used from any thread and from several at a time.
 unsafe impl Send for RawProducer {}
+unsafe impl Sync for RawProducer {}
 
 unsafe extern "C" fn on_delivery(_: *mut RDKafka, _: *const Message, _: *mut c_void) {}
 
@@ -242,8 +244,22 @@ impl RawProducer {
         check_error(unsafe { sys::rd_kafka_commit_transaction(self.native(), -1) }, "commit")
     }
 
+    /// Aborts the open transaction. With reports as events, `rd_kafka_abort_transaction` waits without end for
+    /// somebody to serve those of the records it purges, so a second thread does while the first one waits.
     pub fn abort(&self) -> Outcome<()> {
-        check_error(unsafe { sys::rd_kafka_abort_transaction(self.native(), -1) }, "abort")
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !ended.load(Ordering::Acquire) {
+                    // A purged record reports that it was purged, which is what was asked for.
+                    let _ = self.serve(Duration::from_millis(1));
+                }
+            });
+            // SAFETY: the client is alive.
+            let error = unsafe { sys::rd_kafka_abort_transaction(self.native(), -1) };
+            ended.store(true, Ordering::Release);
+            check_error(error, "abort")
+        })
     }
 }
 

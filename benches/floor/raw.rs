@@ -106,7 +106,12 @@ impl Drop for BatchConsumer {
 /// Records owned by the caller; dropped, they go back to librdkafka.
 pub struct Batch<'a>(&'a mut [*mut Message]);
 
-impl Batch<'_> {
+impl<'a> Batch<'a> {
+    /// Takes ownership of the messages, which a batch call has just handed out.
+    pub fn of(messages: &'a mut [*mut Message]) -> Batch<'a> {
+        Batch(messages)
+    }
+
     pub fn len(&self) -> usize {
         self.0.len()
     }
