@@ -20,7 +20,6 @@ mod topics;
 mod transactions;
 
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Duration;
 
 use job::Job;
 use plan::Planned;
@@ -29,7 +28,6 @@ use topics::Topics;
 
 const USAGE: &str = "usage: floor [SECTION]... [--events N] [--repeat N] [--only TEXT]";
 const LATENCY_EVENTS: u64 = 15_000;
-const TOPIC_SETTLING: Duration = Duration::from_millis(300);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
@@ -121,8 +119,6 @@ fn run(planned: &Planned, topics: &Topics, events: u64, name: &str) -> Result<Fi
         job.input = topics.input(job.partitions, events)?;
     }
     topics.create(&job.output, job.partitions)?;
-    // A consumer that subscribes at once can still be told that the topic is unknown.
-    std::thread::sleep(TOPIC_SETTLING);
     let this = std::env::current_exe().map_err(|e| e.to_string())?;
     let copying = Command::new(this)
         .arg("--child")

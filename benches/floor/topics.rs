@@ -16,6 +16,7 @@ use crate::raw::{self, BatchConsumer, PartitionList};
 
 /// More events than the requests that can be in flight leave behind.
 const EVENTS_MAX: usize = 100;
+const SETTLING_MAX: Duration = Duration::from_secs(10);
 const FULL_QUEUE_WAIT: Duration = Duration::from_millis(1);
 
 pub struct Topics {
@@ -43,10 +44,21 @@ impl Topics {
             .block_on(self.admin.create_topics([&topic], &AdminOptions::new()))
             .map_err(|e| e.to_string())?;
         match results.into_iter().next() {
-            Some(Ok(_)) => Ok(true),
+            Some(Ok(_)) => {
+                self.settle(name, partitions);
+                Ok(true)
+            }
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(false),
             Some(Err((name, code))) => Err(format!("cannot create {name}: {code}")),
             None => Err("the broker answered nothing".to_owned()),
+        }
+    }
+
+    /// Waits until every partition answers: a consumer that subscribes before is told that the topic is unknown.
+    fn settle(&self, name: &str, partitions: i32) {
+        let started = Instant::now();
+        while self.records(name, partitions).is_err() && started.elapsed() < SETTLING_MAX {
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 
