@@ -8,3 +8,4 @@ pub mod kpi;
 pub mod pipeline;
 pub mod project;
 pub mod topic;
+pub mod step;

@@ -2,6 +2,7 @@
 
 pub mod checks;
 pub mod compile;
+pub mod compile_flow;
 pub mod declared;
 pub mod flow;
 pub mod kpis;
