@@ -1,5 +1,6 @@
 //! A pipeline's file.
 
+use crate::config::step::{self, ErrorPolicyConfig, StepConfig};
 use crate::yaml::fields::{self, Fields};
 use crate::yaml::lint::{Lints, Spanned};
 use crate::yaml::node::Node;
@@ -20,10 +21,10 @@ pub struct Pipeline {
     pub delivery: Option<Spanned<Delivery>>,
     /// Consumer group, where it is written.
     pub group: Option<Spanned<String>>,
-    /// The list of stages.
-    pub stages: Node,
+    /// Its stages in order.
+    pub stages: Vec<StepConfig>,
     /// The error policy of stages without one of their own.
-    pub on_error: Option<Node>,
+    pub on_error: Option<ErrorPolicyConfig>,
     /// The list of tests.
     pub tests: Option<Node>,
 }
@@ -82,8 +83,9 @@ impl Pipeline {
         });
         let delivery = fields.optional("delivery").and_then(|node| delivery(node, lints));
         let group = fields.optional("group").and_then(|node| group(node, lints));
-        let stages = fields.required("stages", lints).cloned();
-        let on_error = fields.optional("on_error").cloned();
+        let stages = fields.required("stages", lints).and_then(|node| step::decode_steps(node, lints));
+        let on_error =
+            fields.optional("on_error").and_then(|node| ErrorPolicyConfig::decode(node, lints));
         let tests = fields.optional("tests").cloned();
         fields.finish(lints);
         Some(Self {

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::config::step::{ActionConfig, RouteConfig, StepConfig};
+use crate::stages::StageConfig;
 use crate::yaml::lint::{Lints, Spanned, nearest};
-use crate::yaml::node::{Node, Yaml};
 
 /// What the stages of one pipeline name, with places.
 #[derive(Clone, Debug, Default)]
@@ -15,47 +16,30 @@ pub struct Mentions {
 }
 
 impl Mentions {
-    /// Collects from a pipeline's list of stages, flow stages included.
-    pub fn of(stages: &Node) -> Self {
+    /// Collects from a pipeline's stages, those within flow stages included.
+    pub fn of(steps: &[StepConfig]) -> Self {
         let mut found = Self::default();
-        found.collect(stages);
+        found.collect(steps);
         found
     }
 
-    fn collect(&mut self, node: &Node) {
-        match &node.value {
-            Yaml::List(items) => items.iter().for_each(|item| self.collect(item)),
-            Yaml::Map(entries) => {
-                for (key, value) in entries {
-                    match key.name.as_str() {
-                        "emit" => self.emits.extend(field(value, "topic").and_then(word)),
-                        "kpi" => self.facts.extend(fact(value)),
-                        _ => self.collect(value),
-                    }
+    fn collect(&mut self, steps: &[StepConfig]) {
+        for step in steps {
+            match &step.action {
+                ActionConfig::Stage(StageConfig::Emit(emit)) => self.emits.push(emit.topic.clone()),
+                ActionConfig::Stage(StageConfig::Kpi(kpi)) => {
+                    let dimensions = kpi.dimension_names().map(|name| name.value.clone()).collect();
+                    self.facts.push((kpi.fact.clone(), dimensions));
                 }
+                ActionConfig::Stage(_) => {}
+                ActionConfig::Route(RouteConfig { all: _, branches, otherwise }) => {
+                    branches.iter().for_each(|branch| self.collect(&branch.steps));
+                    self.collect(otherwise.as_ref().map_or(&[], |steps| &steps.value));
+                }
+                ActionConfig::ForEach(for_each) => self.collect(&for_each.steps),
             }
-            Yaml::Null | Yaml::Bool(_) | Yaml::Int(_) | Yaml::Float(_) | Yaml::Text(_) => {}
         }
     }
-}
-
-fn fact(stage: &Node) -> Option<(Spanned<String>, BTreeSet<String>)> {
-    let name = field(stage, "fact").and_then(word)?;
-    let dimensions = match field(stage, "dimensions").map(|node| &node.value) {
-        Some(Yaml::Map(entries)) => entries.iter().map(|(key, _)| key.name.clone()).collect(),
-        _ => BTreeSet::new(),
-    };
-    Some((name, dimensions))
-}
-
-fn field<'a>(node: &'a Node, name: &str) -> Option<&'a Node> {
-    let Yaml::Map(entries) = &node.value else { return None };
-    entries.iter().find(|(key, _)| key.name == name).map(|(_, value)| value)
-}
-
-fn word(node: &Node) -> Option<Spanned<String>> {
-    let Yaml::Text(text) = &node.value else { return None };
-    Some(Spanned { value: text.text.clone(), span: node.span.clone() })
 }
 
 /// A pipeline's place in the flow of topics.

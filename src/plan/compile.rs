@@ -8,15 +8,19 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 
 use crate::config;
+use crate::config::pipeline::Input;
 use crate::config::project::{Project, Thing};
+use crate::expr::types::Types;
 use crate::ledger::Namespace;
 use crate::plan::Plan;
 use crate::plan::checks::{self, Flow, Mentions, Wanted};
+use crate::plan::compile_flow;
 use crate::plan::declared::{self, Topics};
+use crate::plan::flow::ErrorPolicy;
 use crate::plan::pipeline::{Delivery, Group, Ordering, Pipeline, TypePattern};
 use crate::plan::sources::PlannedSource;
 use crate::plan::topics::{self, TopicSpec};
-use crate::stages::context::{Declared, ValueFormat};
+use crate::stages::context::{CompileCx, Declared, ValueFormat};
 use crate::yaml::lint::{Lints, Spanned, nearest};
 
 /// Compiles a project. `None` when there are errors; all of them are in `lints`.
@@ -146,7 +150,7 @@ impl<'a> Compiler<'a> {
 
     fn pipelines(&self, lints: &mut Lints) -> Vec<Arc<Pipeline>> {
         let pipelines = self.project.pipelines.iter();
-        pipelines.filter_map(|(name, thing)| self.pipeline(name, thing, lints).map(Arc::new)).collect()
+        pipelines.map(|(name, thing)| Arc::new(self.pipeline(name, thing, lints))).collect()
     }
 
     fn pipeline(
@@ -154,7 +158,7 @@ impl<'a> Compiler<'a> {
         name: &str,
         thing: &Thing<config::pipeline::Pipeline>,
         lints: &mut Lints,
-    ) -> Option<Pipeline> {
+    ) -> Pipeline {
         let written = &thing.value;
         let dead_letter_topic = topics::dead_letter_name(name);
         for topic in &written.input.topics {
@@ -165,7 +169,50 @@ impl<'a> Compiler<'a> {
                 self.is_declared(topic, "`input` reads", lints);
             }
         }
-        None
+        let name: Arc<str> = name.into();
+        let mut cx = CompileCx {
+            types: self.types(&written.input),
+            declared: &self.declared,
+            pipeline: Arc::clone(&name),
+            step: Arc::clone(&name),
+        };
+        let steps = compile_flow::compile_steps(&written.stages, &mut cx, lints);
+        let default = ErrorPolicy::default();
+        Pipeline {
+            topics: written.input.topics.iter().map(|topic| topic.value.as_str().into()).collect(),
+            types: written.input.types.iter().map(|kind| pattern(&kind.value)).collect(),
+            ordering: match written.ordering {
+                config::pipeline::Ordering::Key => Ordering::Key,
+                config::pipeline::Ordering::Partition => Ordering::Partition,
+                config::pipeline::Ordering::None => Ordering::None,
+            },
+            on_error: written
+                .on_error
+                .as_ref()
+                .map_or_else(|| default.clone(), |policy| compile_flow::compile_policy(policy, &default)),
+            dead_letter_topic,
+            config_hash: hash(&[&thing.file.text]),
+            is_cpu_only: !compile_flow::waits(&steps),
+            name,
+            steps,
+        }
+    }
+
+    /// What is known of the values of a pipeline's input: what all of its topics have in common.
+    fn types(&self, input: &Input) -> Types {
+        let mut all: Option<Types> = None;
+        for topic in &input.topics {
+            let types = match self.declared.topics.get(&topic.value) {
+                Some(ValueFormat::Avro { schema }) => serde_json::from_str(schema)
+                    .map_or_else(|_| Types::default(), |schema| Types::of_avro_schema(&schema)),
+                Some(ValueFormat::Json | ValueFormat::Bytes) | None => Types::default(),
+            };
+            match &mut all {
+                Some(all) => all.join(types),
+                None => all = Some(types),
+            }
+        }
+        all.unwrap_or_default()
     }
 
     /// Whether `name` is the dead-letter topic of a pipeline of this project.
@@ -230,6 +277,14 @@ impl<'a> Compiler<'a> {
             specs.push(topics::dead_letter(name, widest.unwrap_or(NonZeroU32::MIN)));
         }
         specs
+    }
+}
+
+/// `payment_intent.*` takes all that begin so, anything else itself.
+fn pattern(written: &str) -> TypePattern {
+    match written.strip_suffix('*') {
+        Some(begin) => TypePattern::Prefix(begin.to_owned()),
+        None => TypePattern::Exact(written.to_owned()),
     }
 }
 
