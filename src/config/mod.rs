@@ -7,5 +7,5 @@ pub mod connector;
 pub mod kpi;
 pub mod pipeline;
 pub mod project;
-pub mod topic;
 pub mod step;
+pub mod topic;

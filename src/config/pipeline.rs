@@ -84,8 +84,7 @@ impl Pipeline {
         let delivery = fields.optional("delivery").and_then(|node| delivery(node, lints));
         let group = fields.optional("group").and_then(|node| group(node, lints));
         let stages = fields.required("stages", lints).and_then(|node| step::decode_steps(node, lints));
-        let on_error =
-            fields.optional("on_error").and_then(|node| ErrorPolicyConfig::decode(node, lints));
+        let on_error = fields.optional("on_error").and_then(|node| ErrorPolicyConfig::decode(node, lints));
         let tests = fields.optional("tests").cloned();
         fields.finish(lints);
         Some(Self {

@@ -153,12 +153,7 @@ impl<'a> Compiler<'a> {
         pipelines.map(|(name, thing)| Arc::new(self.pipeline(name, thing, lints))).collect()
     }
 
-    fn pipeline(
-        &self,
-        name: &str,
-        thing: &Thing<config::pipeline::Pipeline>,
-        lints: &mut Lints,
-    ) -> Pipeline {
+    fn pipeline(&self, name: &str, thing: &Thing<config::pipeline::Pipeline>, lints: &mut Lints) -> Pipeline {
         let written = &thing.value;
         let dead_letter_topic = topics::dead_letter_name(name);
         for topic in &written.input.topics {
