@@ -76,7 +76,7 @@ impl BatchConsumer {
     pub fn receive(&mut self, wait: Duration) -> Batch<'_> {
         let first = self.take(0, 1, wait.as_millis() as c_int);
         let rest = if first == 1 { self.take(1, self.batch.len() - 1, 0) } else { 0 };
-        Batch(&mut self.batch[..first + rest])
+        Batch::of(&mut self.batch[..first + rest])
     }
 
     fn take(&mut self, at: usize, count: usize, timeout_ms: c_int) -> usize {
@@ -107,9 +107,22 @@ impl Drop for BatchConsumer {
 pub struct Batch<'a>(&'a mut [*mut Message]);
 
 impl<'a> Batch<'a> {
-    /// Takes ownership of the messages, which a batch call has just handed out.
+    /// Takes ownership of the messages, which a batch call has just handed out. A topic made a moment ago may
+    /// still be reported as unknown, which passes: such reports are left out.
     pub fn of(messages: &'a mut [*mut Message]) -> Batch<'a> {
-        Batch(messages)
+        let mut kept = 0;
+        for at in 0..messages.len() {
+            // SAFETY: librdkafka handed out a valid message, which is destroyed once.
+            unsafe {
+                if (*messages[at]).err == RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART {
+                    sys::rd_kafka_message_destroy(messages[at]);
+                    continue;
+                }
+            }
+            messages.swap(kept, at);
+            kept += 1;
+        }
+        Batch(&mut messages[..kept])
     }
 
     pub fn len(&self) -> usize {
