@@ -12,4 +12,6 @@ pub mod status;
 pub mod tasks;
 pub mod tracker;
 
+pub mod headers;
+pub mod outbox;
 pub mod verdict;

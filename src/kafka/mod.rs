@@ -2,10 +2,12 @@
 
 pub mod settings;
 
+pub mod admin;
 mod arena;
 pub mod consumer;
 pub(crate) mod native;
 mod outgoing;
 pub mod partitioner;
 pub mod producer;
+pub mod tail;
 pub mod txn;

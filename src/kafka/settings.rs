@@ -11,8 +11,8 @@ use rdkafka::config::RDKafkaLogLevel;
 
 use crate::secrets::Secret;
 
-/// Room that dead letters get beyond the largest record: their headers come on top of the original bytes.
-const DEAD_LETTER_ROOM_BYTES: usize = 64 * 1024;
+/// Largest request for one record. Dead-letter topics take records of this size (`max.message.bytes`).
+const REQUEST_BYTES_MAX: usize = 2 << 20;
 
 /// How to reach the cluster.
 #[derive(Clone)]
@@ -131,7 +131,7 @@ impl ConsumerSettings {
 pub fn plain_reader(connection: &Connection) -> ClientConfig {
     let mut config = reading(connection, 8 << 20);
     // librdkafka wants a group to assign partitions by hand; nothing is ever committed to it.
-    config.set("group.id", "millrace.reader").set("enable.partition.eof", "false");
+    config.set("group.id", "millrace.reader").set("enable.partition.eof", "true");
     config
 }
 
@@ -161,20 +161,24 @@ pub struct ProducerSettings {
     pub linger: Duration,
     /// Within this time a record is acknowledged or has failed.
     pub delivery_timeout: Duration,
-    /// Largest record, in bytes of key, value and headers. The producer itself takes a little more, for dead letters.
+    /// Largest record, in bytes of key, value and headers. Below the 1 MiB that brokers take by default, as they
+    /// count the batch around it too.
     pub message_bytes_max: usize,
+    /// Largest dead letter, counted alike: a record of the largest size that can be read, and its error headers.
+    pub dead_letter_bytes_max: usize,
     /// `none`, `lz4`, `zstd`, `gzip`, `snappy`.
     pub compression: String,
 }
 
 impl ProducerSettings {
-    /// The defaults: linger 1 ms, delivery within 10 s, records to 1 MiB, no compression.
+    /// The defaults: linger 1 ms, delivery within 10 s, records to 1 MB, dead letters to 2 MB, no compression.
     pub fn new(connection: Connection) -> Self {
         Self {
             connection,
             linger: Duration::from_millis(1),
             delivery_timeout: Duration::from_secs(10),
-            message_bytes_max: 1 << 20,
+            message_bytes_max: 1_000_000,
+            dead_letter_bytes_max: 2_000_000,
             compression: "none".to_owned(),
         }
     }
@@ -189,7 +193,7 @@ impl ProducerSettings {
             .set("message.timeout.ms", self.delivery_timeout.as_millis().to_string())
             // Default 30 s: so long are records held for a topic that does not exist.
             .set("topic.metadata.propagation.max.ms", "3000")
-            .set("message.max.bytes", self.producer_bytes_max().to_string())
+            .set("message.max.bytes", REQUEST_BYTES_MAX.max(self.dead_letter_bytes_max + 65_536).to_string())
             .set("compression.type", &self.compression)
             // Where no partition is given: as Java clients choose it (default is another hash).
             .set("partitioner", "murmur2_random")
@@ -197,12 +201,6 @@ impl ProducerSettings {
             .set("queue.buffering.max.kbytes", "16384")
             .set("queue.buffering.max.messages", "50000");
         config
-    }
-
-    /// Largest record the producer takes: [`Self::message_bytes_max`] and room for a dead letter's headers. The
-    /// dead-letter topics must take as much (`max.message.bytes`).
-    pub fn producer_bytes_max(&self) -> usize {
-        self.message_bytes_max + DEAD_LETTER_ROOM_BYTES
     }
 }
 

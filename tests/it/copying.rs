@@ -11,7 +11,7 @@ use millrace::kafka::settings::{Connection, ConsumerSettings, ProducerSettings, 
 use millrace::record::{Header, InRecord, OutRecord};
 use rdkafka::ClientConfig;
 use rdkafka::Offset;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::topic_partition_list::TopicPartitionList;
 
 use crate::support::readback::{self, Back};
@@ -118,6 +118,18 @@ impl Scenario {
                 }
             })
             .sum()
+    }
+
+    /// Commits an offset for the group, as an operator would.
+    pub fn commit(&self, partition: i32, next: i64) {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", servers::kafka())
+            .set("group.id", &self.group)
+            .create()
+            .expect("a consumer can be made");
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.input, partition, Offset::Offset(next)).expect("an offset");
+        consumer.commit(&list, CommitMode::Sync).expect("the group is empty");
     }
 
     /// The output, checked: every input record exactly once, those of a key in order.

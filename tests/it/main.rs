@@ -5,3 +5,5 @@ mod support;
 
 mod copying;
 mod exactly_once;
+mod poison;
+mod rebalance;

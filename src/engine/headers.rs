@@ -1,0 +1,55 @@
+//! Names of the record headers that Millrace writes.
+
+/// On every record a worker writes: `topic/partition/offset` of the record it follows from.
+pub const SOURCE: &str = "millrace.source";
+
+/// Error headers as Kafka Connect names them, so that its tools read our dead letters. All values are text.
+pub mod connect {
+    /// Topic the record was read from.
+    pub const TOPIC: &str = "__connect.errors.topic";
+    /// Partition it was read from.
+    pub const PARTITION: &str = "__connect.errors.partition";
+    /// Its offset there.
+    pub const OFFSET: &str = "__connect.errors.offset";
+    /// Who could not work on it: the pipeline.
+    pub const CONNECTOR_NAME: &str = "__connect.errors.connector.name";
+    /// Step at which it failed.
+    pub const STAGE: &str = "__connect.errors.stage";
+    /// What failed: `millrace.<step>`.
+    pub const CLASS_NAME: &str = "__connect.errors.class.name";
+    /// Class of the fault.
+    pub const EXCEPTION_CLASS_NAME: &str = "__connect.errors.exception.class.name";
+    /// What happened.
+    pub const EXCEPTION_MESSAGE: &str = "__connect.errors.exception.message";
+}
+
+/// Error headers of our own on dead letters. All values are text.
+pub mod dead_letter {
+    /// Pipeline that gave up.
+    pub const PIPELINE: &str = "millrace.dlq.pipeline";
+    /// Step at which it failed; absent when it did not get that far.
+    pub const STAGE: &str = "millrace.dlq.stage";
+    /// Class of the fault.
+    pub const CLASS: &str = "millrace.dlq.class";
+    /// What happened.
+    pub const MESSAGE: &str = "millrace.dlq.message";
+    /// Attempts made.
+    pub const ATTEMPTS: &str = "millrace.dlq.attempts";
+    /// When it failed for the first time, over all replays (RFC 3339).
+    pub const FIRST_FAILURE: &str = "millrace.dlq.first-failure";
+    /// When it failed now.
+    pub const LAST_FAILURE: &str = "millrace.dlq.last-failure";
+    /// Hash of the pipeline's text.
+    pub const CONFIG_HASH: &str = "millrace.dlq.config-hash";
+    /// How often it has been replayed.
+    pub const REPLAY_COUNT: &str = "millrace.dlq.replay-count";
+    /// HTTP status, when a destination answered one.
+    pub const HTTP_STATUS: &str = "millrace.dlq.http.status";
+    /// Id of the event.
+    pub const EVENT_ID: &str = "millrace.dlq.event-id";
+    /// Bytes of the value, when it was too large to be written again: it is still where the source headers say.
+    pub const VALUE_DROPPED: &str = "millrace.dlq.value-dropped";
+
+    /// What every header of this kind begins with.
+    pub const PREFIX: &str = "millrace.dlq.";
+}

@@ -1,0 +1,229 @@
+//! From a verdict to the records that are written for it: outputs, KPI facts, the dead letter, and always one
+//! execution result.
+//!
+//! Pure: the same verdict gives the same bytes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, Utc};
+
+use crate::engine::headers::{self, connect, dead_letter};
+use crate::engine::verdict::Verdict;
+use crate::event::Attributes;
+use crate::fault::{Fault, FaultClass};
+use crate::ledger::{ExecutionResult, KpiFact, Namespace, Outcome};
+use crate::plan::pipeline::Pipeline;
+use crate::record::{Header, InRecord, OutRecord};
+use crate::schema::codec::Codec;
+
+/// Longest error text in a result or header.
+const MESSAGE_BYTES_MAX: usize = 1024;
+
+/// Largest records that can be written, in bytes as [`wire_bytes`] counts them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sizes {
+    /// Of outputs.
+    pub record_bytes_max: usize,
+    /// Of dead letters: the same and room for their headers.
+    pub dead_letter_bytes_max: usize,
+}
+
+/// Writes the records of verdicts.
+#[derive(Debug)]
+pub struct Outbox {
+    codec: Arc<Codec>,
+    executions_topic: Arc<str>,
+    facts_topic: Arc<str>,
+    sizes: Sizes,
+}
+
+impl Outbox {
+    /// An outbox that writes to the ledger of `namespace`.
+    pub fn new(codec: Arc<Codec>, namespace: &Namespace, sizes: Sizes) -> Self {
+        let (executions_topic, facts_topic) = (namespace.executions_topic(), namespace.kpi_facts_topic());
+        Self { codec, executions_topic, facts_topic, sizes }
+    }
+
+    /// The records of one pipeline's verdict on one record. Also tells the outcome, which is that of the verdict unless
+    /// an output is too large to be written: then nothing of it is released, and the record is a dead letter.
+    pub fn records(
+        &self,
+        pipeline: &Pipeline,
+        record: &InRecord,
+        verdict: Verdict,
+    ) -> (Outcome, Vec<OutRecord>) {
+        let verdict = refuse_too_large(verdict, &self.sizes);
+        let source = Header::of(headers::SOURCE, source_of(record));
+        let mut all = Vec::with_capacity(verdict.records.len() + verdict.facts.len() + 2);
+        let result = execution(pipeline, record, &verdict, Attributes::of(record));
+        let outcome = verdict.outcome;
+        match outcome {
+            Outcome::DeadLettered => {
+                let finished_at = verdict.started_at + verdict.duration;
+                all.push(letter(pipeline, record, &result, verdict.fault.as_ref(), finished_at));
+                let letter = all.last_mut().expect("just pushed");
+                drop_value_if_too_large(letter, self.sizes.dead_letter_bytes_max);
+            }
+            Outcome::Succeeded | Outcome::Filtered => {
+                for mut output in verdict.records {
+                    output.headers.push(source.clone());
+                    all.push(output);
+                }
+                all.extend(verdict.facts.iter().map(|fact| self.fact(fact, record, &source)));
+            }
+        }
+        all.push(self.execution(&result, record, source));
+        (outcome, all)
+    }
+
+    /// Results of one key of one pipeline stay in order.
+    fn execution(&self, result: &ExecutionResult, record: &InRecord, source: Header) -> OutRecord {
+        let mut key = Vec::from(result.pipeline.as_bytes());
+        key.push(b'/');
+        key.extend_from_slice(record.key.as_deref().unwrap_or(result.event_id.as_bytes()));
+        OutRecord {
+            topic: Arc::clone(&self.executions_topic),
+            partition: None,
+            timestamp_ms: None,
+            key: Some(Bytes::from(key)),
+            value: Some(self.codec.execution(result)),
+            headers: vec![source],
+        }
+    }
+
+    fn fact(&self, fact: &KpiFact, record: &InRecord, source: &Header) -> OutRecord {
+        let key = record.key.clone().unwrap_or_else(|| Bytes::from(fact.fact.clone()));
+        OutRecord {
+            topic: Arc::clone(&self.facts_topic),
+            partition: None,
+            timestamp_ms: None,
+            key: Some(key),
+            value: Some(self.codec.fact(fact)),
+            headers: vec![source.clone()],
+        }
+    }
+}
+
+/// Bytes of key, value and headers, and what their lengths take up at most: many small headers are large, too.
+fn wire_bytes(record: &OutRecord) -> usize {
+    record.size_bytes() + 10 * record.headers.len() + 32
+}
+
+fn refuse_too_large(verdict: Verdict, sizes: &Sizes) -> Verdict {
+    let limit = sizes.record_bytes_max;
+    let Some(large) = verdict.records.iter().find(|output| wire_bytes(output) > limit) else {
+        return verdict;
+    };
+    let message =
+        format!("a record of {} bytes for topic `{}`: at most {limit}", wire_bytes(large), large.topic);
+    Verdict {
+        outcome: Outcome::DeadLettered,
+        fault: Some(Fault::new(FaultClass::Permanent, message)),
+        records: Vec::new(),
+        facts: Vec::new(),
+        ..verdict
+    }
+}
+
+/// `topic/partition/offset`.
+fn source_of(record: &InRecord) -> String {
+    format!("{}/{}/{}", record.topic, record.partition, record.offset)
+}
+
+fn execution(
+    pipeline: &Pipeline,
+    record: &InRecord,
+    verdict: &Verdict,
+    attributes: Attributes,
+) -> ExecutionResult {
+    let Attributes { id, source, kind, subject: _, time, tenant } = attributes;
+    let kafka_time = record.timestamp_ms.and_then(DateTime::from_timestamp_millis);
+    ExecutionResult {
+        pipeline: pipeline.name.to_string(),
+        outcome: verdict.outcome,
+        stage: verdict.stage.as_deref().map(str::to_owned),
+        error_class: verdict.fault.as_ref().map(|fault| fault.class.name().to_owned()),
+        error: verdict.fault.as_ref().map(|fault| capped(&fault.message).to_owned()),
+        attempts: verdict.attempts,
+        event_id: id,
+        event_source: source,
+        event_type: kind,
+        tenant,
+        topic: record.topic.to_string(),
+        partition: record.partition,
+        offset: record.offset,
+        event_time: time.or(kafka_time).unwrap_or(verdict.started_at),
+        started_at: verdict.started_at,
+        duration_us: i64::try_from(verdict.duration.as_micros()).unwrap_or(i64::MAX),
+        records_out: i32::try_from(verdict.records.len()).unwrap_or(i32::MAX),
+        config_hash: pipeline.config_hash.to_string(),
+    }
+}
+
+fn capped(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MESSAGE_BYTES_MAX)]
+}
+
+/// The record as it came, byte for byte, and why it is here. Headers of an earlier stay in a dead-letter topic are
+/// kept; readers take the last of a name.
+fn letter(
+    pipeline: &Pipeline,
+    record: &InRecord,
+    result: &ExecutionResult,
+    fault: Option<&Fault>,
+    now: DateTime<Utc>,
+) -> OutRecord {
+    let class = fault.map_or("unknown", |fault| fault.class.name());
+    let message = fault.map_or("", |fault| capped(&fault.message));
+    let stage = result.stage.as_deref();
+    let time = now.to_rfc3339_opts(SecondsFormat::Millis, true);
+    let carried = |name: &str| record.header_text(name).map(str::to_owned);
+    let first_failure = carried(dead_letter::FIRST_FAILURE).unwrap_or_else(|| time.clone());
+    let replay_count = carried(dead_letter::REPLAY_COUNT).unwrap_or_else(|| "0".to_owned());
+    let mut headers = record.headers.clone();
+    let mut add = |name: &'static str, value: String| headers.push(Header::of(name, value));
+    add(headers::SOURCE, source_of(record));
+    add(connect::TOPIC, record.topic.to_string());
+    add(connect::PARTITION, record.partition.to_string());
+    add(connect::OFFSET, record.offset.to_string());
+    add(connect::CONNECTOR_NAME, pipeline.name.to_string());
+    add(connect::STAGE, stage.unwrap_or_default().to_owned());
+    add(connect::CLASS_NAME, format!("millrace.{}", stage.unwrap_or("run")));
+    add(connect::EXCEPTION_CLASS_NAME, class.to_owned());
+    add(connect::EXCEPTION_MESSAGE, message.to_owned());
+    add(dead_letter::PIPELINE, pipeline.name.to_string());
+    if let Some(stage) = stage {
+        add(dead_letter::STAGE, stage.to_owned());
+    }
+    add(dead_letter::CLASS, class.to_owned());
+    add(dead_letter::MESSAGE, message.to_owned());
+    add(dead_letter::ATTEMPTS, result.attempts.to_string());
+    add(dead_letter::FIRST_FAILURE, first_failure);
+    add(dead_letter::LAST_FAILURE, time);
+    add(dead_letter::CONFIG_HASH, pipeline.config_hash.to_string());
+    add(dead_letter::REPLAY_COUNT, replay_count);
+    if let Some(status) = fault.and_then(|fault| fault.http_status) {
+        add(dead_letter::HTTP_STATUS, status.to_string());
+    }
+    add(dead_letter::EVENT_ID, result.event_id.clone());
+    OutRecord {
+        topic: Arc::clone(&pipeline.dead_letter_topic),
+        partition: None,
+        timestamp_ms: record.timestamp_ms,
+        key: record.key.clone(),
+        value: record.value.clone(),
+        headers,
+    }
+}
+
+fn drop_value_if_too_large(letter: &mut OutRecord, bytes_max: usize) {
+    if wire_bytes(letter) > bytes_max {
+        let bytes = letter.value.take().map_or(0, |value| value.len());
+        letter.headers.push(Header::of(dead_letter::VALUE_DROPPED, bytes.to_string()));
+    }
+}
+
+#[cfg(test)]
+#[path = "outbox_tests.rs"]
+mod tests;

@@ -1,0 +1,166 @@
+//! Reads a topic without a group and commits nothing: for `tail`, for dead letters, for checks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::kafka::arena::Arena;
+use crate::kafka::settings::{self, Connection};
+use crate::record::InRecord;
+
+const ASK_TIMEOUT: Duration = Duration::from_secs(15);
+const RECORDS_MAX: usize = 500;
+
+/// Where to begin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Begin {
+    /// With the oldest records.
+    Oldest,
+    /// With those that come from now on.
+    Newest,
+    /// So many records before the end of each partition.
+    Last(u32),
+    /// With the first record of this time or later, in milliseconds since 1970.
+    Time(i64),
+}
+
+/// Where to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// With the last record that was committed when reading began.
+    AsOfNow,
+    /// Never.
+    Never,
+}
+
+/// Why a topic cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum TailError {
+    /// There is no such topic, or it may not be seen.
+    #[error("there is no topic `{0}`")]
+    NoTopic(String),
+    /// Kafka does not answer, or refuses.
+    #[error("cannot read topic `{topic}`")]
+    Read {
+        /// Topic.
+        topic: String,
+        /// librdkafka's error.
+        source: KafkaError,
+    },
+}
+
+/// A topic being read. Blocks; use it where that does no harm.
+pub struct Tail {
+    consumer: BaseConsumer,
+    topic: Arc<str>,
+    /// Partitions not yet read to their end, and that end; empty with [`End::Never`].
+    open: BTreeMap<i32, i64>,
+    end: End,
+}
+
+impl Tail {
+    /// Begins to read committed records of `topic`.
+    ///
+    /// # Errors
+    /// When the topic does not exist or Kafka does not answer.
+    pub fn open(connection: &Connection, topic: &str, begin: Begin, end: End) -> Result<Self, TailError> {
+        let read = |source| TailError::Read { topic: topic.to_owned(), source };
+        let mut config = settings::plain_reader(connection);
+        // Retention may pass the position between the question and the fetch; go on with what is kept.
+        config.set("auto.offset.reset", "earliest");
+        let consumer: BaseConsumer = config.create().map_err(read)?;
+        let metadata = consumer.fetch_metadata(Some(topic), ASK_TIMEOUT).map_err(read)?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
+        let found = found.filter(|found| !found.partitions().is_empty());
+        let found = found.ok_or_else(|| TailError::NoTopic(topic.to_owned()))?;
+        let mut list = TopicPartitionList::new();
+        let mut open = BTreeMap::new();
+        for partition in found.partitions() {
+            let number = partition.id();
+            let (low, high) = consumer.fetch_watermarks(topic, number, ASK_TIMEOUT).map_err(read)?;
+            let from = match begin {
+                Begin::Oldest => low,
+                Begin::Newest => high,
+                Begin::Last(count) => (high - i64::from(count)).max(low),
+                Begin::Time(time) => time,
+            };
+            list.add_partition_offset(topic, number, Offset::Offset(from)).map_err(read)?;
+            open.insert(number, high);
+        }
+        if let Begin::Time(_) = begin {
+            list = consumer.offsets_for_times(list, ASK_TIMEOUT).map_err(read)?;
+        }
+        for element in list.elements() {
+            // A time after the last record is answered with the end.
+            let at_end = match element.offset() {
+                Offset::Offset(from) => open.get(&element.partition()).is_some_and(|end| from >= *end),
+                _ => true,
+            };
+            if at_end {
+                open.remove(&element.partition());
+            }
+        }
+        consumer.assign(&list).map_err(read)?;
+        Ok(Self { consumer, topic: Arc::from(topic), open, end })
+    }
+
+    /// Appends records as they come, up to some hundreds, waiting up to `wait` for the first. `false` when the end is
+    /// reached and nothing more will come.
+    ///
+    /// # Errors
+    /// When Kafka refuses; lost connections are waited for.
+    pub fn read(&mut self, wait: Duration, records: &mut Vec<InRecord>) -> Result<bool, TailError> {
+        if self.is_at_end() {
+            return Ok(false);
+        }
+        let begun = Instant::now();
+        let mut arena = Arena::with_capacity(0);
+        while arena.len() < RECORDS_MAX && !self.is_at_end() {
+            let left = wait.saturating_sub(begun.elapsed());
+            let left = if arena.is_empty() { left } else { Duration::ZERO };
+            match self.consumer.poll(left) {
+                Some(Ok(message)) => {
+                    let (partition, next) = (message.partition(), message.offset() + 1);
+                    if self.end == End::AsOfNow && !self.open.contains_key(&partition) {
+                        continue;
+                    }
+                    arena.add(Arc::clone(&self.topic), &message);
+                    self.note(partition, next);
+                }
+                Some(Err(KafkaError::MessageConsumption(code))) if is_passing(code) => {
+                    tracing::debug!(topic = &*self.topic, ?code, "reading");
+                }
+                // Transaction markers and aborted records at the end are never handed out.
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    self.open.remove(&partition);
+                }
+                Some(Err(source)) => {
+                    return Err(TailError::Read { topic: self.topic.to_string(), source });
+                }
+                None => break,
+            }
+        }
+        arena.finish(records);
+        Ok(true)
+    }
+
+    fn note(&mut self, partition: i32, next: i64) {
+        if self.open.get(&partition).is_some_and(|end| next >= *end) {
+            self.open.remove(&partition);
+        }
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.end == End::AsOfNow && self.open.is_empty()
+    }
+}
+
+fn is_passing(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure, OperationTimedOut, Resolve};
+    matches!(code, AllBrokersDown | BrokerTransportFailure | OperationTimedOut | Resolve)
+}
