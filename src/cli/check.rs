@@ -112,3 +112,6 @@ fn unset_secrets(project: &Project) -> Vec<Lint> {
     }
     lints.0
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,8 +37,8 @@ pub fn compile(project: &Project, namespace: &Namespace, lints: &mut Lints) -> O
     compiler.flow(&mentions, lints);
     let pipelines = compiler.pipelines(lints);
     let groups = compiler.groups(&pipelines, lints);
-    // What somebody misspelt or nobody could read is not held against the others.
-    if project.broken.is_empty() {
+    // What could not be read is not held against the others.
+    if !project.broken.iter().any(|name| name.starts_with("pipelines/")) {
         compiler.facts(&mentions, lints);
     }
     if !lints.has_errors() {
