@@ -14,4 +14,6 @@ pub mod tracker;
 
 pub mod headers;
 pub mod outbox;
+pub mod backoff;
+pub mod run;
 pub mod verdict;
