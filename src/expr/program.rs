@@ -120,13 +120,15 @@ pub fn compile_program(node: &Node, types: &mut Types, lints: &mut Lints) -> Opt
 
 fn compile(node: &Node, types: &Types, access: Access, lints: &mut Lints) -> Option<Program> {
     let text = fields::expression(node, lints)?.value;
-    within_limits(&text, node, lints)?;
+    // A mistake at the end stands after the last word, not on the line after the block.
+    let text = text.trim_end();
+    within_limits(text, node, lints)?;
     let mut config = CompileConfig::default();
     config.set_read_only_path(OwnedTargetPath::metadata_root(), true);
     if access == Access::Read {
         config.set_read_only_path(OwnedTargetPath::event_root(), true);
     }
-    let compiled = match vrl::compiler::compile_with_external(&text, &FUNCTIONS, &types.environment(), config)
+    let compiled = match vrl::compiler::compile_with_external(text, &FUNCTIONS, &types.environment(), config)
     {
         Ok(compiled) => compiled,
         Err(diagnostics) => {
@@ -235,10 +237,12 @@ fn word(node: &Node, word: &str) -> Span {
     }
 }
 
-/// The stretch of the file in which bytes `start..end` of the program stand.
+/// The stretch of the file in which bytes `start..end` of the program stand, widened to whole characters: the
+/// compiler counts some of its places in bytes.
 fn stretch(node: &Node, start: usize, end: usize) -> Span {
-    let begin = node.place_in_text(start);
-    let last = if end > start { node.place_in_text(end) } else { begin };
+    let source = &node.span.file.text;
+    let begin = source.floor_char_boundary(node.place_in_text(start));
+    let last = if end > start { source.ceil_char_boundary(node.place_in_text(end)) } else { begin };
     Span { file: Arc::clone(&node.span.file), start: begin, end: last.max(begin) }
 }
 
