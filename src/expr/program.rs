@@ -217,7 +217,7 @@ fn known_metadata(
     if known.contains(&id.as_str()) {
         return true;
     }
-    let span = word(node, id.as_str());
+    let span = word(node, &format!("%stages.{}", id.as_str()));
     let help = if known.is_empty() {
         String::from(
             "stages that answer are `http`, `sql` and `for_each` with an `id`; none stands before this",

@@ -183,7 +183,7 @@ fn mistakes_stand_where_they_were_made() {
     refused(&block("upcase(.a)"), "bad-expression", (2, 10), "");
     refused(&block("int(.a) +"), "bad-expression", (2, 12), "");
     refused(&block("%ofset == 1"), "unknown-metadata", (2, 3), "did you mean `%offset`");
-    refused(&block("%stages.a == 1"), "unknown-stage-id", (2, 11), "no stage `a` answers before this");
+    refused(&block("%stages.a == 1"), "unknown-stage-id", (2, 3), "no stage `a` answers before this");
     refused(&program_node("filter: ''"), "wrong-type", (1, 9), "expression");
     refused(&program_node("filter: [1]"), "wrong-type", (1, 9), "expression");
     for function in ["get_env_var(\"HOME\")", "log(\"x\")", "dns_lookup(\"a\")", "http_request(\"http://a\")"]
