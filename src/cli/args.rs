@@ -157,6 +157,9 @@ pub struct IngestArgs {
     /// Address of the webhook endpoint.
     #[arg(long, env = "MILLRACE_LISTEN", default_value = "127.0.0.1:8080", value_name = "HOST:PORT")]
     pub listen: SocketAddr,
+    /// Address under which senders reach the endpoint, such as https://hooks.example.com; some of them sign it.
+    #[arg(long, env = "MILLRACE_PUBLIC_URL", value_name = "URL")]
+    pub public_url: Option<String>,
     #[command(flatten)]
     /// Metrics.
     pub metrics: MetricsArgs,

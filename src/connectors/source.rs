@@ -321,13 +321,15 @@ impl Verified<'_> {
             },
             key: key.map(Bytes::from),
             content_type,
-            traceparent: self
-                .request
-                .header("traceparent")?
-                .filter(|text| is_traceparent(text))
-                .map(str::to_owned),
+            traceparent: self.traceparent(),
             payload,
         })
+    }
+
+    /// The sender's trace context. A broken one is left out; the event counts more.
+    fn traceparent(&self) -> Option<String> {
+        let text = self.request.header("traceparent").ok()??;
+        is_traceparent(text).then(|| text.to_owned())
     }
 
     fn extracted(&self, draft: Draft) -> Result<Draft, Refusal> {

@@ -103,6 +103,11 @@ fn github_and_standard_webhooks_take_ids_from_headers() {
     assert_eq!(event.attributes.time.unwrap().timestamp(), 1_667_507_170);
     assert_eq!(event.traceparent.as_deref(), Some(headers[3].1));
     assert_eq!(event.key.as_deref(), Some(&b"msg_1"[..]), "repeats meet in one partition");
+    let trace = [("traceparent", headers[3].1), ("traceparent", "00-0-0-01")];
+    for broken in [&trace[..], &trace[1..]] {
+        let headers = [&headers[..3], broken].concat();
+        assert_eq!(only_event("standard-webhooks", &headers, body).unwrap().traceparent, None);
+    }
     let bare = only_event("standard-webhooks", &headers, b"{}").unwrap();
     assert_eq!((bare.attributes.kind.as_str(), bare.attributes.time.unwrap().timestamp()), ("acme", SVIX_AT));
 }
