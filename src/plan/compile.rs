@@ -304,3 +304,6 @@ fn hash(parts: &[&str]) -> Arc<str> {
     }
     hex::encode(&digest.finalize()[..6]).into()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,153 @@
+use std::fs;
+use std::path::Path;
+
+use crate::config::project;
+use crate::ledger::Namespace;
+use crate::plan::Plan;
+use crate::plan::compile::compile;
+use crate::plan::pipeline::{Delivery, TypePattern};
+use crate::plan::topics::Role;
+use crate::yaml::lint::Lints;
+
+const TOPIC: &str = "partitions: 6\nretention: 7d\nvalue: {format: json}\n";
+
+/// Compiles a project of these files; the messages when it has errors.
+fn check(files: &[(&str, &str)]) -> Result<(Plan, Vec<String>), Vec<String>> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for (path, text) in files {
+        let path = folder.path().join(path);
+        fs::create_dir_all(path.parent().unwrap_or(Path::new("."))).expect("a new folder");
+        fs::write(path, text).expect("a new file");
+    }
+    let mut lints = Lints::default();
+    let project = project::load(folder.path(), &mut lints).expect("the folder is there");
+    let plan = compile(&project, &Namespace::new("ns").expect("a namespace"), &mut lints);
+    let messages: Vec<String> =
+        lints.0.iter().map(|lint| format!("{} {}: {}", lint.code, lint.span, lint.message)).collect();
+    plan.map(|plan| (plan, messages.clone())).ok_or(messages)
+}
+
+fn pipeline(head: &str) -> String {
+    format!("{head}\nstages:\n  - emit: {{topic: out, key: .id}}\n")
+}
+
+#[test]
+fn pipelines_of_one_group_share_it_and_others_have_their_own() {
+    let a = pipeline("input: {topics: [in, more], types: [order.*, refund]}\ngroup: crm");
+    let b = pipeline("input: {topics: [in]}\ngroup: crm");
+    let c = pipeline("input: {topics: [in]}\ndelivery: at_least_once");
+    let (plan, warnings) = check(&[
+        ("topics/in.yaml", TOPIC),
+        ("topics/more.yaml", "partitions: 24\n"),
+        ("topics/out.yaml", TOPIC),
+        ("pipelines/a.yaml", &a),
+        ("pipelines/b.yaml", &b),
+        ("pipelines/c.yaml", &c),
+    ])
+    .expect("no errors");
+    assert_eq!(warnings, Vec::<String>::new());
+    let groups: Vec<_> = plan
+        .groups
+        .iter()
+        .map(|group| {
+            let names: Vec<&str> = group.pipelines.iter().map(|pipeline| &*pipeline.name).collect();
+            let topics: Vec<&str> = group.topics.iter().map(|topic| &**topic).collect();
+            (&*group.id, group.delivery, names, topics)
+        })
+        .collect();
+    assert_eq!(
+        groups,
+        [
+            ("ns.c", Delivery::AtLeastOnce, vec!["c"], vec!["in"]),
+            ("ns.crm", Delivery::ExactlyOnce, vec!["a", "b"], vec!["in", "more"]),
+        ]
+    );
+    let a = plan.pipeline("a").expect("it is there");
+    let types = [TypePattern::Prefix(String::from("order.")), TypePattern::Exact(String::from("refund"))];
+    assert_eq!(a.types, types);
+    assert!(a.takes("more", "order.paid") && !a.takes("more", "refunds") && !a.takes("out", "refund"));
+    assert!(a.is_cpu_only);
+}
+
+#[test]
+fn every_topic_that_is_needed_is_in_the_plan() {
+    let (plan, _) = check(&[
+        ("topics/in.yaml", "partitions: 24\n"),
+        ("topics/out.yaml", TOPIC),
+        ("pipelines/a.yaml", &pipeline("input: {topics: [in]}")),
+    ])
+    .expect("no errors");
+    let topics: Vec<_> =
+        plan.topics.iter().map(|topic| (&*topic.name, topic.role, topic.partitions.get())).collect();
+    assert_eq!(
+        topics,
+        [
+            ("a.dlq", Role::DeadLetter, 24),
+            ("in", Role::Declared, 24),
+            ("ns.executions", Role::Executions, 12),
+            ("ns.kpi-facts", Role::KpiFacts, 12),
+            ("ns.kpis", Role::Kpis, 12),
+            ("out", Role::Declared, 6),
+        ]
+    );
+    let setting =
+        |topic: &str, name: &str| plan.topic(topic).and_then(|spec| spec.settings.get(name).cloned());
+    assert_eq!(setting("out", "retention.ms").as_deref(), Some("604800000"));
+    assert_eq!(setting("ns.kpis", "cleanup.policy").as_deref(), Some("compact"));
+}
+
+#[test]
+fn the_hash_follows_the_text() {
+    let files = |text: &str| {
+        let files = [("topics/in.yaml", TOPIC), ("topics/out.yaml", TOPIC), ("pipelines/a.yaml", text)];
+        check(&files).expect("no errors").0
+    };
+    let text = pipeline("input: {topics: [in]}");
+    let (first, again) = (files(&text), files(&text));
+    let other = files(&format!("{text}# a comment\n"));
+    let hash = |plan: &Plan| (plan.config_hash.clone(), plan.pipelines[0].config_hash.clone());
+    assert_eq!(hash(&first), hash(&again));
+    assert_ne!(hash(&first).0, hash(&other).0);
+    assert_ne!(hash(&first).1, hash(&other).1);
+    assert_eq!(first.config_hash.len(), 12);
+}
+
+#[test]
+fn a_circle_of_pipelines_is_a_warning_and_dead_letters_are_for_others() {
+    let there = "input: {topics: [in]}\nstages:\n  - emit: {topic: out}\n";
+    let back = "input: {topics: [out, there.dlq]}\nstages:\n  - emit: {topic: in}\n";
+    let own = "input: {topics: [own.dlq]}\nstages:\n  - emit: {topic: out}\n";
+    let topics = [("topics/in.yaml", TOPIC), ("topics/out.yaml", TOPIC)];
+    let both =
+        [topics.as_slice(), &[("pipelines/there.yaml", there), ("pipelines/back.yaml", back)]].concat();
+    let (_, warnings) = check(&both).expect("no errors");
+    assert_eq!(
+        warnings,
+        [
+            "loop pipelines/back.yaml:3:19: what is written here comes back by way of `there`",
+            "loop pipelines/there.yaml:3:19: what is written here comes back by way of `back`",
+        ]
+    );
+    let errors = check(&[topics.as_slice(), &[("pipelines/own.yaml", own)]].concat()).expect_err("an error");
+    assert_eq!(errors, ["loop pipelines/own.yaml:1:18: a pipeline cannot read its own dead letters"]);
+}
+
+#[test]
+fn a_typed_pipeline_may_write_to_its_own_topic() {
+    let text = "input: {topics: [in], types: [order]}\nstages:\n  - emit: {topic: in}\n";
+    let (_, warnings) = check(&[("topics/in.yaml", TOPIC), ("pipelines/a.yaml", text)]).expect("no errors");
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].starts_with("loop pipelines/a.yaml:3:19"), "{warnings:?}");
+}
+
+#[test]
+fn a_topic_whose_file_is_broken_is_not_unknown_to_its_readers() {
+    let errors = check(&[
+        ("topics/in.yaml", "partitions: many\n"),
+        ("topics/out.yaml", TOPIC),
+        ("pipelines/a.yaml", &pipeline("input: {topics: [in]}")),
+    ])
+    .expect_err("an error");
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(errors[0].starts_with("wrong-type topics/in.yaml:1:13"), "{errors:?}");
+}
