@@ -19,7 +19,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("hyper", &["ingest", "admin"]),
     ("hyper_util", &["ingest", "admin"]),
     ("indicatif", &["cli"]),
-    ("jsonschema", &["stages"]),
+    ("jsonschema", &["stages", "expr/tests.rs"]),
     ("metrics", &["telemetry"]),
     ("metrics_exporter_prometheus", &["telemetry"]),
     ("rdkafka", &["kafka"]),

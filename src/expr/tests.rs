@@ -193,7 +193,7 @@ fn mistakes_stand_where_they_were_made() {
     for deep in
         ["(".repeat(5_000), format!("{}true", "!".repeat(5_000)), format!("\"{}\"", "x".repeat(40_000))]
     {
-        refused(&block(&deep), "bad-expression", (1, 6), "at most");
+        refused(&block(&deep), "bad-expression", (2, 3), "at most");
     }
 }
 
