@@ -1,1 +1,6 @@
 //! Postgres: pool, migrations, parameterised queries.
+
+pub mod fault;
+pub mod migrate;
+pub mod pool;
+pub mod rows;

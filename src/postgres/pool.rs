@@ -1,0 +1,32 @@
+//! Connections.
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+/// How long to wait for a free or new connection.
+const ACQUIRE_MAX: Duration = Duration::from_secs(10);
+/// How long one statement may run before Postgres stops it.
+const STATEMENT_MAX: Duration = Duration::from_secs(30);
+
+/// A pool of at most `connections_max` connections to `url`. Connects when first used, so that a role can start
+/// while Postgres is down. `purpose` is shown in `pg_stat_activity`.
+///
+/// # Errors
+/// When `url` is no Postgres address. The error does not repeat the address: it may hold a password.
+pub fn lazy(url: &str, purpose: &str, connections_max: u32) -> Result<PgPool, sqlx::Error> {
+    let options: PgConnectOptions = url.parse()?;
+    let options = options
+        .application_name(&format!("millrace {purpose}"))
+        .options([
+            ("statement_timeout", STATEMENT_MAX.as_millis().to_string()),
+            // Notices about tables that exist already say nothing to an operator.
+            ("client_min_messages", String::from("warning")),
+            ("timezone", String::from("UTC")),
+        ]);
+    Ok(PgPoolOptions::new()
+        .max_connections(connections_max)
+        .acquire_timeout(ACQUIRE_MAX)
+        .connect_lazy_with(options))
+}
