@@ -17,14 +17,12 @@ const STATEMENT_MAX: Duration = Duration::from_secs(30);
 /// When `url` is no Postgres address. The error does not repeat the address: it may hold a password.
 pub fn lazy(url: &str, purpose: &str, connections_max: u32) -> Result<PgPool, sqlx::Error> {
     let options: PgConnectOptions = url.parse()?;
-    let options = options
-        .application_name(&format!("millrace {purpose}"))
-        .options([
-            ("statement_timeout", STATEMENT_MAX.as_millis().to_string()),
-            // Notices about tables that exist already say nothing to an operator.
-            ("client_min_messages", String::from("warning")),
-            ("timezone", String::from("UTC")),
-        ]);
+    let options = options.application_name(&format!("millrace {purpose}")).options([
+        ("statement_timeout", STATEMENT_MAX.as_millis().to_string()),
+        // Notices about tables that exist already say nothing to an operator.
+        ("client_min_messages", String::from("warning")),
+        ("timezone", String::from("UTC")),
+    ]);
     Ok(PgPoolOptions::new()
         .max_connections(connections_max)
         .acquire_timeout(ACQUIRE_MAX)

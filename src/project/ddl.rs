@@ -1,0 +1,399 @@
+//! The statements that bring tables and views to what the project's files say. Pure: what exists goes in, statements
+//! come out; `project::apply` reads the one and runs the other.
+//!
+//! A table may gain columns. What would lose or reinterpret data (another type, another primary key, a column that
+//! goes) is refused, and the message says what to do.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use crate::config::kpi::Window;
+use crate::plan::kpis::KpiSpec;
+use crate::plan::tables::{META_COLUMNS, TableSpec};
+use crate::schema::value::Column;
+
+/// A table as it is in the database.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Existing {
+    /// Type (as `format_type` prints it) and whether it may be null, by column.
+    pub columns: BTreeMap<String, (String, bool)>,
+    /// Columns of the primary key, in order.
+    pub primary_key: Vec<String>,
+}
+
+/// A KPI's definition as it was when its rows were folded.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Definition {
+    /// Fact, aggregate and zone, as written in the table.
+    pub fact: String,
+    /// See [`crate::config::kpi::Aggregate::name`].
+    pub aggregate: String,
+    /// Dimensions in order.
+    pub dimensions: Vec<String>,
+    /// Zone.
+    pub time_zone: String,
+}
+
+/// Why the database cannot follow the files.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum DdlError {
+    /// A column's type differs.
+    #[error(
+        "table `{table}`: column `{column}` is {existing} and the schema of topic `{topic}` makes it {wanted}; \
+         give the field another name, or the topic another table"
+    )]
+    TypeChanged {
+        /// Table.
+        table: String,
+        /// Topic.
+        topic: String,
+        /// Column.
+        column: String,
+        /// Type it has.
+        existing: String,
+        /// Type it should have.
+        wanted: String,
+    },
+    /// A new column cannot be null, and the rows that exist have no value for it.
+    #[error(
+        "table `{table}`: the new column `{column}` cannot be null, but earlier rows have no value for it; \
+         make the field [\"null\", ...]"
+    )]
+    NotNullable {
+        /// Table.
+        table: String,
+        /// Column.
+        column: String,
+    },
+    /// A column without a field that may not be null: no new row could be stored.
+    #[error(
+        "table `{table}`: column `{column}` is not a field of the schema any more and must not be null; \
+         run: alter table \"{table}\" alter column \"{column}\" drop not null"
+    )]
+    FieldGone {
+        /// Table.
+        table: String,
+        /// Column.
+        column: String,
+    },
+    /// The primary key differs.
+    #[error(
+        "table `{table}`: the primary key is ({existing}) and the file says ({wanted}); give the topic another table"
+    )]
+    KeyChanged {
+        /// Table.
+        table: String,
+        /// Key it has.
+        existing: String,
+        /// Key it should have.
+        wanted: String,
+    },
+    /// A table of that name belongs to somebody else.
+    #[error(
+        "table `{table}` exists and is not one of Millrace's: it has no column `_topic`; choose another name"
+    )]
+    Foreign {
+        /// Table.
+        table: String,
+    },
+    /// Two topics or KPIs want the same name.
+    #[error("`{name}` is the name of two {what}")]
+    Twice {
+        /// Name.
+        name: String,
+        /// `tables` or `views`.
+        what: &'static str,
+    },
+    /// A KPI's definition changed while it has rows.
+    #[error(
+        "KPI `{kpi}`: its {what} changed from {existing} to {wanted}, and the rows that exist were folded the old way; \
+         give the KPI another name"
+    )]
+    DefinitionChanged {
+        /// KPI.
+        kpi: String,
+        /// What changed.
+        what: &'static str,
+        /// What it was.
+        existing: String,
+        /// What it should be.
+        wanted: String,
+    },
+}
+
+/// An identifier in quotes.
+pub fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Text as a literal.
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// Identifiers in quotes, separated by commas.
+pub fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    names.into_iter().map(quoted).collect::<Vec<_>>().join(", ")
+}
+
+/// Names of a table's columns, those of its own last.
+pub fn column_names(spec: &TableSpec) -> impl Iterator<Item = &str> {
+    spec.columns.iter().map(|column| column.name.as_str()).chain(META_COLUMNS.iter().map(|(name, _)| *name))
+}
+
+/// What is to be done for `spec`.
+///
+/// # Errors
+/// [`DdlError`] when the table that exists cannot become the one that is wanted.
+pub fn table(spec: &TableSpec, existing: Option<&Existing>) -> Result<Vec<String>, DdlError> {
+    match existing {
+        None => Ok(vec![create_table(spec)]),
+        Some(existing) => alter_table(spec, existing),
+    }
+}
+
+fn create_table(spec: &TableSpec) -> String {
+    let mut text = format!("create table {} (\n", quoted(&spec.name));
+    for column in &spec.columns {
+        _ = writeln!(text, "    {},", definition(column));
+    }
+    for (name, kind) in META_COLUMNS {
+        _ = writeln!(text, "    {} {} not null,", quoted(name), kind.sql());
+    }
+    _ = write!(
+        text,
+        "    primary key ({})\n) with (fillfactor = 90)",
+        list(spec.primary_key.iter().map(|name| &**name))
+    );
+    text
+}
+
+fn definition(column: &Column) -> String {
+    let null = if column.is_nullable { "" } else { " not null" };
+    format!("{} {}{null}", quoted(&column.name), column.kind.sql())
+}
+
+fn alter_table(spec: &TableSpec, existing: &Existing) -> Result<Vec<String>, DdlError> {
+    let table = spec.name.to_string();
+    if !existing.columns.contains_key("_topic") {
+        return Err(DdlError::Foreign { table });
+    }
+    let wanted_key: Vec<&str> = spec.primary_key.iter().map(|name| &**name).collect();
+    if existing.primary_key != wanted_key {
+        let (existing, wanted) = (existing.primary_key.join(", "), wanted_key.join(", "));
+        return Err(DdlError::KeyChanged { table, existing, wanted });
+    }
+    let gone = existing
+        .columns
+        .iter()
+        .find(|(name, (_, is_nullable))| !is_nullable && !column_names(spec).any(|own| own == name.as_str()));
+    if let Some((column, _)) = gone {
+        return Err(DdlError::FieldGone { table, column: column.clone() });
+    }
+    let mut statements = Vec::new();
+    for column in &spec.columns {
+        let wanted = column.kind.sql();
+        let name = column.name.clone();
+        match existing.columns.get(&column.name) {
+            Some((kind, _)) if kind != wanted => {
+                return Err(DdlError::TypeChanged {
+                    table,
+                    topic: spec.topic.to_string(),
+                    column: name,
+                    existing: kind.clone(),
+                    wanted: wanted.to_owned(),
+                });
+            }
+            Some((_, false)) if column.is_nullable => {
+                let alter =
+                    format!("alter table {} alter column {} drop not null", quoted(&table), quoted(&name));
+                statements.push(alter);
+            }
+            Some(_) => {}
+            None if column.is_nullable => {
+                statements.push(format!("alter table {} add column {}", quoted(&table), definition(column)));
+            }
+            None => return Err(DdlError::NotNullable { table, column: name }),
+        }
+    }
+    Ok(statements)
+}
+
+/// The view of one window of a KPI. Views hold no data: they are made anew each time.
+pub fn view(spec: &KpiSpec, window: Window) -> [String; 2] {
+    let name = quoted(&spec.view(window));
+    let dimensions: String = spec
+        .dimensions
+        .iter()
+        .map(|name| format!("dimensions ->> {} as {}, ", literal(name), quoted(name)))
+        .collect();
+    [
+        format!("drop view if exists {name}"),
+        format!(
+            "create view {name} as select window_start, window_end, {dimensions}value, events, updated_at \
+             from kpi_values where kpi = {} and window_size = {}",
+            literal(&spec.name),
+            literal(window.name())
+        ),
+    ]
+}
+
+/// The definition's row, and whether it may stand.
+///
+/// # Errors
+/// [`DdlError::DefinitionChanged`].
+pub fn kpi(spec: &KpiSpec, existing: Option<&Definition>) -> Result<Option<Definition>, DdlError> {
+    let wanted = Definition {
+        fact: spec.fact.to_string(),
+        aggregate: spec.aggregate.name().to_owned(),
+        dimensions: spec.dimensions.iter().map(|name| name.to_string()).collect(),
+        time_zone: spec.time_zone.name().to_owned(),
+    };
+    let Some(existing) = existing else { return Ok(Some(wanted)) };
+    let differs = [
+        ("fact", existing.fact.clone(), wanted.fact),
+        ("aggregate", existing.aggregate.clone(), wanted.aggregate),
+        (
+            "dimensions",
+            format!("[{}]", existing.dimensions.join(", ")),
+            format!("[{}]", wanted.dimensions.join(", ")),
+        ),
+        ("time zone", existing.time_zone.clone(), wanted.time_zone),
+    ];
+    match differs.into_iter().find(|(_, existing, wanted)| existing != wanted) {
+        Some((what, existing, wanted)) => {
+            Err(DdlError::DefinitionChanged { kpi: spec.name.to_string(), what, existing, wanted })
+        }
+        None => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::kpi::Aggregate;
+    use crate::config::topic::OnConflict;
+    use crate::schema::value::ColumnType;
+
+    fn spec(columns: &[(&str, ColumnType, bool)]) -> TableSpec {
+        let columns = columns
+            .iter()
+            .map(|(name, kind, is_nullable)| Column {
+                name: (*name).to_owned(),
+                kind: *kind,
+                is_nullable: *is_nullable,
+            })
+            .collect();
+        TableSpec {
+            topic: "payments".into(),
+            schema: "".into(),
+            name: "payments".into(),
+            columns,
+            primary_key: vec!["id".into()],
+            on_conflict: OnConflict::Newest,
+        }
+    }
+
+    fn existing(columns: &[(&str, &str, bool)]) -> Existing {
+        let meta = META_COLUMNS.map(|(name, kind)| (name, kind.sql(), false));
+        let columns = columns
+            .iter()
+            .chain(&meta)
+            .map(|(name, kind, is_nullable)| ((*name).to_owned(), ((*kind).to_owned(), *is_nullable)))
+            .collect();
+        Existing { columns, primary_key: vec![String::from("id")] }
+    }
+
+    #[test]
+    fn a_new_table_is_created_with_quoted_names() {
+        let spec = spec(&[("id", ColumnType::Text, false), ("Order", ColumnType::Numeric, true)]);
+        expect_test::expect![[r#"
+            create table "payments" (
+                "id" text not null,
+                "Order" numeric,
+                "_topic" text not null,
+                "_partition" integer not null,
+                "_offset" bigint not null,
+                "_time" timestamp with time zone not null,
+                primary key ("id")
+            ) with (fillfactor = 90)"#]]
+        .assert_eq(&table(&spec, None).expect("a new table").join(";\n"));
+    }
+
+    #[test]
+    fn columns_may_come_and_become_nullable() {
+        let spec = spec(&[
+            ("id", ColumnType::Text, false),
+            ("a", ColumnType::Integer, true),
+            ("b", ColumnType::Json, true),
+        ]);
+        let statements = table(&spec, Some(&existing(&[("id", "text", false), ("a", "integer", false)])));
+        assert_eq!(
+            statements,
+            Ok(vec![
+                String::from(r#"alter table "payments" alter column "a" drop not null"#),
+                String::from(r#"alter table "payments" add column "b" jsonb"#),
+            ])
+        );
+    }
+
+    #[track_caller]
+    fn check_refused(columns: &[(&str, ColumnType, bool)], existing: &Existing, begins: &str) {
+        let error = table(&spec(columns), Some(existing)).expect_err("refused").to_string();
+        assert!(error.starts_with(begins), "{error}");
+    }
+
+    #[test]
+    fn what_would_lose_data_is_refused() {
+        let id = ("id", ColumnType::Text, false);
+        let has_id = ("id", "text", false);
+        check_refused(
+            &[id, ("a", ColumnType::BigInt, true)],
+            &existing(&[has_id, ("a", "integer", true)]),
+            "table `payments`: column `a` is integer and the schema of topic `payments` makes it bigint",
+        );
+        check_refused(
+            &[id, ("a", ColumnType::BigInt, false)],
+            &existing(&[has_id]),
+            "table `payments`: the new column `a` cannot be null",
+        );
+        check_refused(
+            &[id],
+            &existing(&[has_id, ("a", "integer", false)]),
+            "table `payments`: column `a` is not a field of the schema any more",
+        );
+        let mut other_key = existing(&[has_id]);
+        other_key.primary_key = vec![String::from("id"), String::from("_topic")];
+        check_refused(
+            &[id],
+            &other_key,
+            "table `payments`: the primary key is (id, _topic) and the file says (id)",
+        );
+        check_refused(&[id], &Existing::default(), "table `payments` exists and is not one of Millrace's");
+    }
+
+    #[test]
+    fn a_view_shows_dimensions_as_columns() {
+        let spec = KpiSpec {
+            name: "lead-count".into(),
+            fact: "lead".into(),
+            aggregate: Aggregate::Count,
+            windows: vec![Window::Day],
+            dimensions: vec!["source".into()],
+            time_zone: chrono_tz::Tz::UTC,
+            lateness: std::time::Duration::ZERO,
+        };
+        expect_test::expect![[r#"
+            drop view if exists "kpi_lead_count_1d";
+            create view "kpi_lead_count_1d" as select window_start, window_end, dimensions ->> 'source' as "source", value, events, updated_at from kpi_values where kpi = 'lead-count' and window_size = '1d'"#]]
+        .assert_eq(&view(&spec, Window::Day).join(";\n"));
+        let folded = kpi(&spec, None).expect("a new KPI");
+        assert_eq!(kpi(&spec, folded.as_ref()), Ok(None));
+        let error =
+            kpi(&KpiSpec { aggregate: Aggregate::Sum, ..spec }, folded.as_ref()).expect_err("refused");
+        assert!(
+            error.to_string().starts_with("KPI `lead-count`: its aggregate changed from count to sum"),
+            "{error}"
+        );
+    }
+}
