@@ -11,7 +11,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Duration, NaiveDate, TimeZone, Timelike, Utc};
 use chrono_tz::Tz;
 
-use crate::config::kpi::Window;
+use crate::plan::kpis::Window;
 use crate::ledger::KpiFact;
 use crate::plan::kpis::KpiSpec;
 
