@@ -412,6 +412,18 @@ impl GroupConsumer {
         if self.consumer.assignment_lost() { None } else { Membership::of(&self.consumer) }
     }
 
+    /// The oldest offset that is kept, and the end. Asks the broker.
+    ///
+    /// # Errors
+    /// When it does not answer within seconds.
+    pub fn range_of(&self, partition: &Partition) -> Result<(NextOffset, NextOffset), ConsumerError> {
+        let (oldest, end) = self
+            .consumer
+            .fetch_watermarks(&partition.topic, partition.number, ASK_TIMEOUT)
+            .map_err(|source| self.failed("read the ends of a partition", source))?;
+        Ok((NextOffset(oldest), NextOffset(end)))
+    }
+
     /// End of a partition, as the last fetch told.
     pub fn end_of(&self, partition: &Partition) -> Option<NextOffset> {
         native::cached_end(&self.consumer, &partition.topic, partition.number).map(NextOffset)

@@ -9,5 +9,6 @@ pub(crate) mod native;
 mod outgoing;
 pub mod partitioner;
 pub mod producer;
+pub mod reader;
 pub mod tail;
 pub mod txn;

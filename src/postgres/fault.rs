@@ -39,9 +39,10 @@ impl SqlFault {
         Self { class: FaultClass::Permanent, code: None, message: message.into(), source: None }
     }
 
-    /// Whether the data are at fault: a value that Postgres cannot store (class 22), a constraint (class 23).
+    /// Whether the data are at fault: a value that Postgres cannot store (class 22), a constraint (23), a size (54).
     pub fn is_data(&self) -> bool {
-        self.code.as_deref().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+        let is_class = |class| self.code.as_deref().is_some_and(|code| code.starts_with(class));
+        ["22", "23", "54"].into_iter().any(is_class)
     }
 }
 

@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::plan::kpis::Window;
 use crate::plan::kpis::KpiSpec;
+use crate::plan::kpis::Window;
 use crate::plan::tables::{META_COLUMNS, TableSpec};
 use crate::schema::value::Column;
 
@@ -219,23 +219,21 @@ fn alter_table(spec: &TableSpec, existing: &Existing) -> Result<Vec<String>, Ddl
     Ok(statements)
 }
 
-/// The view of one window of a KPI. Views hold no data: they are made anew each time.
-pub fn view(spec: &KpiSpec, window: Window) -> [String; 2] {
-    let name = quoted(&spec.view(window));
+/// The view of one window of a KPI. Its columns never change, because a KPI's dimensions do not; so it is replaced in
+/// place and keeps the rights that were granted on it.
+pub fn view(spec: &KpiSpec, window: Window) -> String {
     let dimensions: String = spec
         .dimensions
         .iter()
         .map(|name| format!("dimensions ->> {} as {}, ", literal(name), quoted(name)))
         .collect();
-    [
-        format!("drop view if exists {name}"),
-        format!(
-            "create view {name} as select window_start, window_end, {dimensions}value, events, updated_at \
-             from kpi_values where kpi = {} and window_size = {}",
-            literal(&spec.name),
-            literal(window.name())
-        ),
-    ]
+    format!(
+        "create or replace view {} as select window_start, window_end, {dimensions}value, events, updated_at \
+         from kpi_values where kpi = {} and window_size = {}",
+        quoted(&spec.view(window)),
+        literal(&spec.name),
+        literal(window.name())
+    )
 }
 
 /// The definition's row, and whether it may stand.
@@ -384,9 +382,8 @@ mod tests {
             lateness: std::time::Duration::ZERO,
         };
         expect_test::expect![[r#"
-            drop view if exists "kpi_lead_count_1d";
-            create view "kpi_lead_count_1d" as select window_start, window_end, dimensions ->> 'source' as "source", value, events, updated_at from kpi_values where kpi = 'lead-count' and window_size = '1d'"#]]
-        .assert_eq(&view(&spec, Window::Day).join(";\n"));
+            create or replace view "kpi_lead_count_1d" as select window_start, window_end, dimensions ->> 'source' as "source", value, events, updated_at from kpi_values where kpi = 'lead-count' and window_size = '1d'"#]]
+        .assert_eq(&view(&spec, Window::Day));
         let folded = kpi(&spec, None).expect("a new KPI");
         assert_eq!(kpi(&spec, folded.as_ref()), Ok(None));
         let error =
