@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::plan::kpis::KpiSpec;
-use crate::plan::kpis::Window;
+use crate::config::kpi::Window;
 use crate::plan::tables::{META_COLUMNS, TableSpec};
 use crate::schema::value::Column;
 
@@ -26,7 +26,7 @@ pub struct Existing {
 pub struct Definition {
     /// Fact, aggregate and zone, as written in the table.
     pub fact: String,
-    /// See [`crate::plan::kpis::Aggregate::name`].
+    /// See [`crate::config::kpi::Aggregate::name`].
     pub aggregate: String,
     /// Dimensions in order.
     pub dimensions: Vec<String>,
@@ -269,8 +269,8 @@ pub fn kpi(spec: &KpiSpec, existing: Option<&Definition>) -> Result<Option<Defin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::kpis::Aggregate;
-    use crate::plan::tables::OnConflict;
+    use crate::config::kpi::Aggregate;
+    use crate::config::topic::OnConflict;
     use crate::schema::value::ColumnType;
 
     fn spec(columns: &[(&str, ColumnType, bool)]) -> TableSpec {

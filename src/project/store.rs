@@ -7,7 +7,8 @@ use chrono::{DateTime, Utc};
 use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{AssertSqlSafe, Row as _};
 
-use crate::plan::tables::{OnConflict, TableSpec};
+use crate::config::topic::OnConflict;
+use crate::plan::tables::TableSpec;
 use crate::position::{Epoch, NextOffset, Partition};
 use crate::postgres::fault::SqlFault;
 use crate::project::copy::{CopyText, EXECUTION_COLUMNS};

@@ -13,7 +13,7 @@ use chrono_tz::Tz;
 
 use crate::ledger::KpiFact;
 use crate::plan::kpis::KpiSpec;
-use crate::plan::kpis::Window;
+use crate::config::kpi::Window;
 
 /// How far ahead of the clock a fact may be. Later ones are refused: one of them would make all others late.
 const AHEAD_MAX: Duration = Duration::days(1);

@@ -8,7 +8,7 @@ use rust_decimal::Decimal;
 
 use crate::ledger::KpiFact;
 use crate::plan::kpis::KpiSpec;
-use crate::plan::kpis::{Aggregate, Window};
+use crate::config::kpi::{Aggregate, Window};
 use crate::project::window::{Billionths, Folded, Folder, KpiRow, Refusal, bounds};
 
 fn utc(text: &str) -> DateTime<Utc> {
