@@ -6,4 +6,5 @@ mod support;
 mod copying;
 mod exactly_once;
 mod poison;
+mod project;
 mod rebalance;
