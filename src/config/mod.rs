@@ -9,3 +9,4 @@ pub mod pipeline;
 pub mod project;
 pub mod step;
 pub mod topic;
+pub mod test_case;

@@ -1,6 +1,7 @@
 //! A pipeline's file.
 
 use crate::config::step::{self, ErrorPolicyConfig, StepConfig};
+use crate::config::test_case::{self, TestCase};
 use crate::yaml::fields::{self, Fields};
 use crate::yaml::lint::{Lints, Spanned};
 use crate::yaml::node::Node;
@@ -25,8 +26,8 @@ pub struct Pipeline {
     pub stages: Vec<StepConfig>,
     /// The error policy of stages without one of their own.
     pub on_error: Option<ErrorPolicyConfig>,
-    /// The list of tests.
-    pub tests: Option<Node>,
+    /// Its tests.
+    pub tests: Vec<TestCase>,
 }
 
 /// What a pipeline takes.
@@ -85,7 +86,8 @@ impl Pipeline {
         let group = fields.optional("group").and_then(|node| group(node, lints));
         let stages = fields.required("stages", lints).and_then(|node| step::decode_steps(node, lints));
         let on_error = fields.optional("on_error").and_then(|node| ErrorPolicyConfig::decode(node, lints));
-        let tests = fields.optional("tests").cloned();
+        let tests =
+            fields.optional("tests").map_or_else(Vec::new, |node| test_case::decode_cases(node, lints));
         fields.finish(lints);
         Some(Self {
             description: description.map(|text| text.value),

@@ -15,5 +15,7 @@ pub mod tracker;
 pub mod headers;
 pub mod outbox;
 pub mod backoff;
+pub mod expect;
+pub mod offline;
 pub mod run;
 pub mod verdict;

@@ -95,3 +95,10 @@ pub fn kind_name(value: &Value) -> &'static str {
         Value::Null => "null",
     }
 }
+
+/// Puts `new` at `path` (`.data.items[0].id`) of a value; objects on the way are made. False when `path` is none.
+pub fn set_path(value: &mut Value, path: &str, new: Value) -> bool {
+    let Ok(path) = vrl::path::parse_value_path(path) else { return false };
+    value.insert(&path, new);
+    true
+}
