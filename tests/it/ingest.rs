@@ -385,6 +385,26 @@ async fn slow_and_oversized_clients_are_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn bodies_share_a_bounded_memory() {
+    let settings = IngestSettings { body_bytes_in_flight_max: 600, ..IngestSettings::default() };
+    let endpoint = started("ingest-memory", "{}", settings).await;
+    let mut holding = TcpStream::connect(endpoint.address).await.expect("the endpoint listens");
+    let head =
+        format!("POST /hooks/stripe HTTP/1.1\r\nhost: it\r\ncontent-length: 1000\r\n\r\n{}", "x".repeat(500));
+    holding.write_all(head.as_bytes()).await.expect("the endpoint reads");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let full = endpoint.post_stripe(stripe_body(1).as_bytes()).await;
+    assert_eq!((full.status, full.header("retry-after")), (503, Some("1")), "{full:?}");
+    drop(holding);
+    let begin = Instant::now();
+    while endpoint.post_stripe(stripe_body(1).as_bytes()).await.status != 200 {
+        assert!(begin.elapsed() < Duration::from_secs(10), "the share of a broken request is given back");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(endpoint.stop().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_finishes_what_runs() {
     let endpoint = started("ingest-stop", "{}", IngestSettings::default()).await;
     let body = stripe_body(1);
