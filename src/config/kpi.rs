@@ -208,9 +208,16 @@ fn decode_zone(node: &Node, lints: &mut Lints) -> Option<Tz> {
     let found = written.value.parse::<Tz>().ok();
     if found.is_none() {
         let known = chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
-        let help = nearest(&written.value, known)
-            .map_or_else(|| String::from("write a name such as Europe/Madrid"), |near| format!("did you mean `{near}`?"));
-        lints.error("unknown-time-zone", &node.span, format!("there is no time zone `{}`", written.value), help);
+        let help = nearest(&written.value, known).map_or_else(
+            || String::from("write a name such as Europe/Madrid"),
+            |near| format!("did you mean `{near}`?"),
+        );
+        lints.error(
+            "unknown-time-zone",
+            &node.span,
+            format!("there is no time zone `{}`", written.value),
+            help,
+        );
     }
     found
 }
@@ -226,8 +233,10 @@ mod tests {
     fn decode(name: &str, text: &str) -> Result<KpiConfig, Vec<String>> {
         let file = Arc::new(SourceFile { path: format!("kpis/{name}.yaml").into(), text: text.to_owned() });
         let mut lints = Lints::default();
-        let config = node::parse(&file, &mut lints).and_then(|node| KpiConfig::decode(name, &node, &mut lints));
-        let messages: Vec<String> = lints.0.iter().map(|lint| format!("{}: {}", lint.span, lint.message)).collect();
+        let config =
+            node::parse(&file, &mut lints).and_then(|node| KpiConfig::decode(name, &node, &mut lints));
+        let messages: Vec<String> =
+            lints.0.iter().map(|lint| format!("{}: {}", lint.span, lint.message)).collect();
         if messages.is_empty() { Ok(config.expect("no lint, so a config")) } else { Err(messages) }
     }
 

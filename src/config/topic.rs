@@ -95,7 +95,9 @@ impl TopicConfig {
         let named = check_name(name, &node.span, lints);
         let mut fields = Fields::of(node, "a topic", lints)?;
         let partitions = match fields.optional("partitions") {
-            Some(node) => fields::integer(node, 1..=PARTITIONS_MAX, lints).and_then(|n| i32::try_from(n).ok()),
+            Some(node) => {
+                fields::integer(node, 1..=PARTITIONS_MAX, lints).and_then(|n| i32::try_from(n).ok())
+            }
             None => Some(PARTITIONS_DEFAULT),
         };
         let retention = fields.optional("retention").map(|node| fields::duration(node, lints));
@@ -188,7 +190,11 @@ fn decode_value(node: &Node, lints: &mut Lints) -> Option<ValueFormat> {
     }
     let mut fields = Fields::of(node, "a value", lints)?;
     let format = fields.required("format", lints).and_then(|node| {
-        fields::choice(node, &[("avro", Format::Avro), ("json", Format::Json), ("bytes", Format::Bytes)], lints)
+        fields::choice(
+            node,
+            &[("avro", Format::Avro), ("json", Format::Json), ("bytes", Format::Bytes)],
+            lints,
+        )
     });
     let entry = fields.entry("schema");
     let schema = entry.map(|(_, node)| fields::text(node, lints));
@@ -197,13 +203,23 @@ fn decode_value(node: &Node, lints: &mut Lints) -> Option<ValueFormat> {
     match (format?, schema) {
         (Format::Avro, Some(schema)) => Some(ValueFormat::Avro { schema }),
         (Format::Avro, None) => {
-            lints.error("missing-key", &node.span, "Avro values have a schema", "add `schema: schemas/<name>.avsc`");
+            lints.error(
+                "missing-key",
+                &node.span,
+                "Avro values have a schema",
+                "add `schema: schemas/<name>.avsc`",
+            );
             None
         }
         (Format::Json, schema) => Some(ValueFormat::Json { schema }),
         (Format::Bytes, None) => Some(ValueFormat::Bytes),
         (Format::Bytes, Some(schema)) => {
-            lints.error("no-schema", &schema.span, "bytes have no schema", "remove it, or write format: avro or json");
+            lints.error(
+                "no-schema",
+                &schema.span,
+                "bytes have no schema",
+                "remove it, or write format: avro or json",
+            );
             None
         }
     }
@@ -212,7 +228,8 @@ fn decode_value(node: &Node, lints: &mut Lints) -> Option<ValueFormat> {
 fn decode_table_name(node: &Node, lints: &mut Lints) -> Option<Spanned<String>> {
     let name = fields::text(node, lints)?;
     let text = &name.value;
-    let is_ours = text == "executions" || ["kpi_", "projector_", "pg_", "_"].iter().any(|own| text.starts_with(own));
+    let is_ours =
+        text == "executions" || ["kpi_", "projector_", "pg_", "_"].iter().any(|own| text.starts_with(own));
     let fits = text.starts_with(|c: char| c.is_ascii_lowercase())
         && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
         && text.len() <= IDENTIFIER_BYTES_MAX;
@@ -263,8 +280,10 @@ mod tests {
     fn decode(name: &str, text: &str) -> Result<TopicConfig, Vec<String>> {
         let file = Arc::new(SourceFile { path: format!("topics/{name}.yaml").into(), text: text.to_owned() });
         let mut lints = Lints::default();
-        let config = node::parse(&file, &mut lints).and_then(|node| TopicConfig::decode(name, &node, &mut lints));
-        let messages: Vec<String> = lints.0.iter().map(|lint| format!("{}: {}", lint.span, lint.message)).collect();
+        let config =
+            node::parse(&file, &mut lints).and_then(|node| TopicConfig::decode(name, &node, &mut lints));
+        let messages: Vec<String> =
+            lints.0.iter().map(|lint| format!("{}: {}", lint.span, lint.message)).collect();
         if messages.is_empty() { Ok(config.expect("no lint, so a config")) } else { Err(messages) }
     }
 
@@ -278,7 +297,9 @@ mod tests {
         .expect("no lint");
         assert_eq!(topic.partitions, 12);
         assert_eq!(topic.retention, Some(Duration::from_secs(30 * 86_400)));
-        assert!(matches!(&topic.value, ValueFormat::Avro { schema } if schema.value.ends_with("payment.avsc")));
+        assert!(
+            matches!(&topic.value, ValueFormat::Avro { schema } if schema.value.ends_with("payment.avsc"))
+        );
         let table = topic.table.expect("a table");
         assert_eq!((table.name.value.as_str(), table.on_conflict), ("payments", OnConflict::Newest));
     }

@@ -12,10 +12,10 @@ pub mod status;
 pub mod tasks;
 pub mod tracker;
 
-pub mod headers;
-pub mod outbox;
 pub mod backoff;
 pub mod expect;
+pub mod headers;
 pub mod offline;
+pub mod outbox;
 pub mod run;
 pub mod verdict;

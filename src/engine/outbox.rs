@@ -12,6 +12,7 @@ use crate::engine::headers::{self, connect, dead_letter};
 use crate::engine::verdict::Verdict;
 use crate::event::Attributes;
 use crate::fault::{Fault, FaultClass};
+use crate::kafka::settings::ProducerSettings;
 use crate::ledger::{ExecutionResult, KpiFact, Namespace, Outcome};
 use crate::plan::pipeline::Pipeline;
 use crate::record::{Header, InRecord, OutRecord};
@@ -27,6 +28,14 @@ pub struct Sizes {
     pub record_bytes_max: usize,
     /// Of dead letters: the same and room for their headers.
     pub dead_letter_bytes_max: usize,
+}
+
+impl Sizes {
+    /// What this producer can write.
+    pub fn of(producer: &ProducerSettings) -> Self {
+        let ProducerSettings { message_bytes_max, dead_letter_bytes_max, .. } = producer;
+        Self { record_bytes_max: *message_bytes_max, dead_letter_bytes_max: *dead_letter_bytes_max }
+    }
 }
 
 /// Writes the records of verdicts.

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use rdkafka::message::{BorrowedMessage, Message};
 
-use crate::kafka::native;
+use crate::kafka::fetched::Fetched;
 use crate::record::{Header, HeaderName, InRecord};
 
 /// The bytes of one batch's records in one piece of memory: one allocation a batch instead of several a record.
@@ -51,7 +50,7 @@ impl Arena {
     }
 
     /// Copies a record's bytes.
-    pub(crate) fn add(&mut self, topic: Arc<str>, message: &BorrowedMessage<'_>) {
+    pub(crate) fn add(&mut self, topic: Arc<str>, message: &Fetched<'_>) {
         let Self { bytes, pending, headers } = self;
         let mut copy = |slice: &[u8]| {
             let from = bytes.len();
@@ -60,8 +59,8 @@ impl Arena {
         };
         let headers_from = headers.len();
         let key = message.key().map(&mut copy);
-        let value = message.payload().map(&mut copy);
-        native::each_header(message, |name, value| {
+        let value = message.value().map(&mut copy);
+        message.each_header(|name, value| {
             let name = copy(name);
             headers.push((name, value.map(&mut copy)));
         });
@@ -69,7 +68,7 @@ impl Arena {
             topic,
             partition: message.partition(),
             offset: message.offset(),
-            timestamp_ms: message.timestamp().to_millis(),
+            timestamp_ms: message.timestamp_ms(),
             key,
             value,
             headers: headers_from..headers.len(),

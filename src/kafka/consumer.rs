@@ -13,15 +13,17 @@ use rdkafka::ClientContext;
 use rdkafka::bindings::rd_kafka_resp_err_t as ResponseCode;
 use rdkafka::consumer::{self, BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::kafka::arena::Arena;
+use crate::kafka::fetched::{FetchQueue, Fetched};
 use crate::kafka::native::{self, Membership};
 use crate::kafka::settings::{ConsumerSettings, Start};
 use crate::position::{NextOffset, Partition};
 use crate::record::InRecord;
 
+/// Records of one poll.
+const POLL_RECORDS_MAX: usize = 1000;
 /// How long the questions to the broker may take that stop the poll thread.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -170,6 +172,8 @@ pub enum From {
 
 /// A member of a consumer group. Closes on drop, which may take seconds.
 pub struct GroupConsumer {
+    // Before the consumer, which must live longer.
+    fetched: FetchQueue,
     consumer: BaseConsumer<Notes>,
     group: String,
     start: Start,
@@ -194,7 +198,10 @@ impl GroupConsumer {
             settings.to_client_config().create_with_context(notes).map_err(start)?;
         let topics: Vec<&str> = settings.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(start)?;
+        let no_memory = || KafkaError::ClientCreation("no memory for a queue".to_owned());
+        let fetched = FetchQueue::new(&consumer, POLL_RECORDS_MAX).ok_or_else(no_memory).map_err(start)?;
         Ok(Self {
+            fetched,
             consumer,
             group: settings.group.clone(),
             start: settings.start,
@@ -203,35 +210,33 @@ impl GroupConsumer {
         })
     }
 
-    /// Appends up to `records_max` records to `records`, waiting up to `wait` for the first, and returns whether no
-    /// more were ready. Ends at once when the group wants something ([`Self::take_intents`]).
+    /// Appends the records that are there, up to [`POLL_RECORDS_MAX`], waiting up to `wait` for the first; returns
+    /// whether no more were ready. Serves the group first: what it wants is in [`Self::take_intents`] afterwards.
     ///
     /// # Errors
     /// Only those after which the group's work cannot go on; lost connections are not among them.
-    pub fn poll(
-        &mut self,
-        records_max: usize,
-        wait: Duration,
-        records: &mut Vec<InRecord>,
-    ) -> Result<bool, ConsumerError> {
-        let mut arena = Arena::with_capacity(self.arena_bytes);
-        let mut is_short = false;
-        while arena.len() < records_max {
-            let wait = if arena.is_empty() { wait } else { Duration::ZERO };
-            match self.consumer.poll(wait) {
-                Some(Ok(message)) => {
-                    let topic = shared_name(&mut self.topics, message.topic());
-                    arena.add(topic, &message);
+    pub fn poll(&mut self, wait: Duration, records: &mut Vec<InRecord>) -> Result<bool, ConsumerError> {
+        let Self { consumer, fetched, topics, arena_bytes, .. } = self;
+        let mut arena = Arena::with_capacity(*arena_bytes);
+        let mut failed = match consumer.poll(Duration::ZERO) {
+            // A partition that could not be forwarded.
+            Some(Ok(message)) => {
+                if let Some(message) = Fetched::of(&message) {
+                    arena.add(shared_name(topics, message.topic()), &message);
                 }
-                Some(Err(error)) => self.judge(error)?,
-                None => {
-                    is_short = true;
-                    break;
-                }
+                None
             }
-        }
-        self.arena_bytes = arena.size_bytes();
+            Some(Err(error)) => Some(error),
+            None => None,
+        };
+        let wait = if locked(&consumer.context().intents).is_empty() { wait } else { Duration::ZERO };
+        let is_short = fetched.take(wait, |message| match message.error() {
+            None => arena.add(shared_name(topics, message.topic()), message),
+            Some(code) => failed = Some(KafkaError::MessageConsumption(code)),
+        });
+        *arena_bytes = arena.size_bytes();
         arena.finish(records);
+        failed.map_or(Ok(()), |error| self.judge(error))?;
         Ok(is_short)
     }
 
@@ -339,6 +344,7 @@ impl GroupConsumer {
     /// When librdkafka refuses.
     pub fn assign(&self, partitions: &[(Partition, From)]) -> Result<(), ConsumerError> {
         let list = self.positions(partitions)?;
+        partitions.iter().for_each(|(partition, _)| self.fetched.forward(&self.consumer, partition));
         add_assignment(&self.consumer, &list).map_err(|source| self.failed("assign", source))
     }
 

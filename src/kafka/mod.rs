@@ -5,6 +5,7 @@ pub mod settings;
 pub mod admin;
 mod arena;
 pub mod consumer;
+mod fetched;
 pub(crate) mod native;
 mod outgoing;
 pub mod partitioner;

@@ -1,6 +1,5 @@
-//! Calls that librdkafka has and the safe wrapper lacks: the only unsafe code of this folder's record path.
+//! Calls that librdkafka has and the safe wrapper lacks: unsafe code of the way out.
 //!
-//! - Header names that are not UTF-8: the wrapper panics on them, and anybody may send them.
 //! - Producing through a topic handle with header bytes as they came.
 //! - Generation and member id of the group membership, to refuse a transaction without them.
 //! - `rd_kafka_flush` with its own waiting: the wrapper polls in steps of 100 ms where no delivery report comes.
@@ -12,34 +11,10 @@ use std::time::Duration;
 use rdkafka::bindings as sys;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{IsError, RDKafkaErrorCode};
-use rdkafka::message::BorrowedMessage;
 use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 use rdkafka::topic_partition_list::TopicPartitionList;
 
 use crate::record::{Header, OutRecord};
-
-/// Hands each header of `message` to `each`, name and value as they were on the wire.
-pub fn each_header(message: &BorrowedMessage<'_>, mut each: impl FnMut(&[u8], Option<&[u8]>)) {
-    let mut headers = ptr::null_mut();
-    // SAFETY: the message is alive while borrowed; librdkafka owns the list and frees it with the message.
-    let found = unsafe { sys::rd_kafka_message_headers(message.ptr(), &mut headers) };
-    if found.is_error() || headers.is_null() {
-        return;
-    }
-    for index in 0.. {
-        let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
-        // SAFETY: out-pointers are valid; an index past the end is answered by an error.
-        let found = unsafe { sys::rd_kafka_header_get_all(headers, index, &mut name, &mut value, &mut size) };
-        if found.is_error() {
-            return;
-        }
-        // SAFETY: names end with a zero byte; a value that is not null has `size` bytes; both live as the message.
-        unsafe {
-            let value = (!value.is_null()).then(|| std::slice::from_raw_parts(value.cast::<u8>(), size));
-            each(CStr::from_ptr(name).to_bytes(), value);
-        }
-    }
-}
 
 /// End of a partition as the last fetch told; nothing is asked of the broker. `None` before the first fetch.
 pub fn cached_end<C: ConsumerContext>(

@@ -148,7 +148,9 @@ impl Outgoing {
             match native::produce(producer, &topic.handle, partition, record) {
                 Ok(()) => return Ok(()),
                 Err(RDKafkaErrorCode::QueueFull) if begun.elapsed() < *delivery_timeout => {
-                    producer.poll(Duration::from_millis(1));
+                    // A poll that waits spins through its last millisecond.
+                    producer.poll(Duration::ZERO);
+                    std::thread::sleep(Duration::from_millis(1));
                 }
                 Err(code) => {
                     let (topic, bytes) = (Arc::clone(&record.topic), record.size_bytes());

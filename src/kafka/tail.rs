@@ -10,6 +10,7 @@ use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::kafka::arena::Arena;
+use crate::kafka::fetched::Fetched;
 use crate::kafka::settings::{self, Connection};
 use crate::record::InRecord;
 
@@ -129,7 +130,9 @@ impl Tail {
                     if self.end == End::AsOfNow && !self.open.contains_key(&partition) {
                         continue;
                     }
-                    arena.add(Arc::clone(&self.topic), &message);
+                    if let Some(fetched) = Fetched::of(&message) {
+                        arena.add(Arc::clone(&self.topic), &fetched);
+                    }
                     self.note(partition, next);
                 }
                 Some(Err(KafkaError::MessageConsumption(code))) if is_passing(code) => {

@@ -127,7 +127,8 @@ mod tests {
 
     #[test]
     fn a_table_takes_its_columns_from_the_schema() {
-        let text = "value: {format: avro, schema: s.avsc}\ntable: {name: payments, primary_key: [payment_id]}\n";
+        let text =
+            "value: {format: avro, schema: s.avsc}\ntable: {name: payments, primary_key: [payment_id]}\n";
         let spec = compile(text, SCHEMA).expect("no lint");
         assert_eq!(spec.columns.len(), 2);
         assert_eq!(spec.primary_key, [Arc::from("payment_id")]);
@@ -145,6 +146,9 @@ mod tests {
             ])
         );
         let json = "table: {name: payments, primary_key: [payment_id]}\n";
-        assert!(compile(json, SCHEMA).is_err_and(|lints| lints[0].contains("takes its columns from an Avro schema")));
+        assert!(
+            compile(json, SCHEMA)
+                .is_err_and(|lints| lints[0].contains("takes its columns from an Avro schema"))
+        );
     }
 }

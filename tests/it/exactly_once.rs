@@ -83,3 +83,23 @@ async fn a_second_process_of_the_same_identity_makes_the_first_stop() {
     second.drain().await;
     assert_eq!(tokio::task::block_in_place(|| scenario.assert_exactly_once()), 500);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_output_topic_is_waited_for() {
+    let scenario = Scenario::new("late", 3).await;
+    let late = Scenario { output: format!("{}.late", scenario.output), ..scenario };
+    events::produce(&servers::kafka(), &late.input, &events::generate(50, 1_500, 100));
+    let mut instance = Instance::start(late.exactly_once(0), late.copy());
+    let troubled = instance.running.status.wait_for(|status| {
+        assert_eq!(status.counts.committed, 0);
+        status.counts.aborted >= 3
+            && status.trouble.as_ref().is_some_and(|trouble| trouble.contains("cannot send"))
+    });
+    tokio::time::timeout(LIMIT, troubled).await.expect("in time").expect("it runs on");
+    servers::create_topics(&[(&late.output, 3)]).await;
+    tokio::task::block_in_place(|| late.wait_until_caught_up(LIMIT));
+    let well = instance.running.status.wait_for(|status| status.trouble.is_none());
+    tokio::time::timeout(LIMIT, well).await.expect("in time").expect("it runs");
+    instance.drain().await;
+    assert_eq!(tokio::task::block_in_place(|| late.assert_exactly_once()), 1_500);
+}
