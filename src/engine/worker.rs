@@ -39,6 +39,8 @@ use crate::position::{Epoch, NextOffset, Partition};
 use crate::record::OutRecord;
 use crate::telemetry::{self, Histogram, names};
 
+/// Records of one poll.
+const POLL_RECORDS_MAX: usize = 1000;
 /// Wait for new records while other things go on, whose end is looked for in between.
 const BUSY_WAIT: Duration = Duration::from_millis(1);
 /// Wait for new records while nothing goes on.
@@ -199,7 +201,7 @@ impl Worker {
         let is_quiet = is_quiet && self.intents.is_empty() && self.rewind_at.is_none();
         let wait = if is_quiet { IDLE_WAIT } else { BUSY_WAIT };
         let mut records = Vec::new();
-        self.was_short = self.consumer.poll(wait, &mut records)?;
+        self.was_short = self.consumer.poll(POLL_RECORDS_MAX, wait, &mut records)?;
         if self.rewind_at.is_some() || self.stopping_until.is_some() {
             return Ok(());
         }

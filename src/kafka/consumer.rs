@@ -22,8 +22,6 @@ use crate::kafka::settings::{ConsumerSettings, Start};
 use crate::position::{NextOffset, Partition};
 use crate::record::InRecord;
 
-/// Records of one poll.
-const POLL_RECORDS_MAX: usize = 1000;
 /// How long the questions to the broker may take that stop the poll thread.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -199,7 +197,7 @@ impl GroupConsumer {
         let topics: Vec<&str> = settings.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(start)?;
         let no_memory = || KafkaError::ClientCreation("no memory for a queue".to_owned());
-        let fetched = FetchQueue::new(&consumer, POLL_RECORDS_MAX).ok_or_else(no_memory).map_err(start)?;
+        let fetched = FetchQueue::new(&consumer).ok_or_else(no_memory).map_err(start)?;
         Ok(Self {
             fetched,
             consumer,
@@ -210,12 +208,16 @@ impl GroupConsumer {
         })
     }
 
-    /// Appends the records that are there, up to [`POLL_RECORDS_MAX`], waiting up to `wait` for the first; returns
-    /// whether no more were ready. Serves the group first: what it wants is in [`Self::take_intents`] afterwards.
+    /// Appends up to `records_max` records, waiting up to `wait` for the first; returns whether no more were ready. Serves the group first: what it wants is in [`Self::take_intents`] afterwards.
     ///
     /// # Errors
     /// Only those after which the group's work cannot go on; lost connections are not among them.
-    pub fn poll(&mut self, wait: Duration, records: &mut Vec<InRecord>) -> Result<bool, ConsumerError> {
+    pub fn poll(
+        &mut self,
+        records_max: usize,
+        wait: Duration,
+        records: &mut Vec<InRecord>,
+    ) -> Result<bool, ConsumerError> {
         let Self { consumer, fetched, topics, arena_bytes, .. } = self;
         let mut arena = Arena::with_capacity(*arena_bytes);
         let mut failed = match consumer.poll(Duration::ZERO) {
@@ -230,7 +232,7 @@ impl GroupConsumer {
             None => None,
         };
         let wait = if locked(&consumer.context().intents).is_empty() { wait } else { Duration::ZERO };
-        let is_short = fetched.take(wait, |message| match message.error() {
+        let is_short = fetched.take(records_max, wait, |message| match message.error() {
             None => arena.add(shared_name(topics, message.topic()), message),
             Some(code) => failed = Some(KafkaError::MessageConsumption(code)),
         });

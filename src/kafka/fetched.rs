@@ -120,11 +120,11 @@ pub struct FetchQueue {
 unsafe impl Send for FetchQueue {}
 
 impl FetchQueue {
-    /// A queue for batches of up to `records_max`; `None` when librdkafka has no memory.
-    pub fn new<C: ConsumerContext>(consumer: &BaseConsumer<C>, records_max: usize) -> Option<Self> {
+    /// A queue; `None` when librdkafka has no memory.
+    pub fn new<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<Self> {
         // SAFETY: the client is alive; the queue is destroyed on drop.
         let queue = unsafe { sys::rd_kafka_queue_new(consumer.client().native_ptr()) };
-        Some(Self { queue: NonNull::new(queue)?, batch: vec![ptr::null_mut(); records_max.max(1)] })
+        Some(Self { queue: NonNull::new(queue)?, batch: Vec::new() })
     }
 
     /// Lets the records of `partition` come here. To be called before it is assigned; it sticks.
@@ -141,9 +141,10 @@ impl FetchQueue {
         }
     }
 
-    /// Waits up to `wait` for the first record, takes those that are there already, and hands each to `each`. Returns
-    /// whether there were fewer than fit.
-    pub fn take(&mut self, wait: Duration, mut each: impl FnMut(&Fetched<'_>)) -> bool {
+    /// Waits up to `wait` for the first record, takes those that are there already, up to `records_max`, and hands
+    /// each to `each`. Returns whether there were fewer.
+    pub fn take(&mut self, records_max: usize, wait: Duration, mut each: impl FnMut(&Fetched<'_>)) -> bool {
+        self.batch.resize(records_max.max(1), ptr::null_mut());
         let wait_ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
         // A call for many would wait its whole time unless all of them came.
         let first = self.fill(0, 1, wait_ms);
