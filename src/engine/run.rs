@@ -337,3 +337,7 @@ async fn unpanicked(stage: impl Future<Output = Result<Next, Fault>>) -> Result<
     })
     .await
 }
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;
