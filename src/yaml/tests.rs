@@ -2,6 +2,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use crate::yaml::fields::{self, Fields};
 use crate::yaml::lint::{Lints, SourceFile, Span};
 use crate::yaml::node::{Node, Yaml, parse};
@@ -82,4 +84,97 @@ fn units_need_their_unit() {
     }
     assert_eq!(rate("0/s"), None);
     assert_eq!(size("10MB"), None);
+}
+
+#[test]
+fn scalars_follow_the_core_schema() {
+    let kinds = |text: &str| read(&format!("a: {text}\n")).0.map(|node| format!("{:?}", value_of(&node)));
+    for (text, expected) in [
+        ("True", "Bool(true)"),
+        ("NULL", "Null"),
+        ("0x1F", "Int(31)"),
+        ("0o17", "Int(15)"),
+        ("-12", "Int(-12)"),
+        ("1e3", "Float(1000.0)"),
+    ] {
+        assert_eq!(kinds(text).as_deref(), Some(expected), "{text}");
+    }
+    for text in ["yes", "1e999", "0x", "1.5.2", "2026-11-23", ".amount", "12 apples"] {
+        assert!(kinds(text).is_some_and(|kind| kind.starts_with("Text")), "{text}");
+    }
+}
+
+fn value_of(node: &Node) -> Yaml {
+    match &node.value {
+        Yaml::Map(entries) => entries[0].1.value.clone(),
+        other => other.clone(),
+    }
+}
+
+/// Every node, for checks of all places.
+fn walk(node: &Node, see: &mut impl FnMut(&Node)) {
+    see(node);
+    match &node.value {
+        Yaml::List(items) => items.iter().for_each(|item| walk(item, see)),
+        Yaml::Map(entries) => entries.iter().for_each(|(_, value)| walk(value, see)),
+        Yaml::Null | Yaml::Bool(_) | Yaml::Int(_) | Yaml::Float(_) | Yaml::Text(_) => {}
+    }
+}
+
+/// Text that is often YAML, and often just not.
+fn nearly_yaml() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        Just("a: "),
+        Just("- "),
+        Just("\n"),
+        Just("\n  "),
+        Just("\n    "),
+        Just("|\n"),
+        Just(">-\n"),
+        Just("\""),
+        Just("'"),
+        Just("{"),
+        Just("}"),
+        Just("["),
+        Just("]"),
+        Just(", "),
+        Just("# c\n"),
+        Just("&a "),
+        Just("*a"),
+        Just("!!str "),
+        Just("---\n"),
+        Just("é€😀"),
+        Just("\u{feff}"),
+        Just("\t"),
+        Just("\r\n"),
+        Just("x"),
+        Just("1"),
+        Just(": "),
+        Just("? "),
+        Just("\\u00e9"),
+        Just("<<: "),
+        Just("~"),
+    ];
+    proptest::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn no_text_is_too_odd(text in prop_oneof![nearly_yaml(), any::<String>()], offset in 0_usize..200) {
+        let (node, lints) = read(&text);
+        prop_assert!(node.is_some() || lints.has_errors(), "what is not read is said");
+        for lint in &lints.0 {
+            let marked = lint.span.marked();
+            prop_assert!(text.get(marked).is_some_and(|marked| !marked.contains('\n')));
+            lint.span.line_column();
+        }
+        if let Some(node) = node {
+            walk(&node, &mut |node| {
+                assert!(node.span.start <= node.span.end && node.span.end <= text.len(), "{:?}", node.span);
+                assert!(text.get(node.span.marked()).is_some());
+                assert!(node.place_in_text(offset) <= text.len());
+                fields::json(node);
+            });
+        }
+    }
 }
