@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::cli::check::load;
 use crate::cli::lint_output;
+use crate::engine::offline;
 use crate::ledger::Namespace;
 use crate::yaml::lint::Severity;
 
@@ -45,6 +46,19 @@ fn broken_projects_get_the_right_messages() {
 fn the_shipped_project_has_no_mistakes() {
     let text = printed(&folder("."));
     assert!(text.starts_with("no mistakes"), "{text}");
+}
+
+#[tokio::test]
+async fn the_tests_of_the_shipped_pipelines_pass() {
+    let loaded = load(&folder("."), &Namespace::default()).expect("the folder is there");
+    let plan = loaded.plan.expect("the shipped project has no mistakes");
+    let now = chrono::DateTime::from_timestamp(1_795_500_000, 0).expect("a time");
+    for pipeline in &plan.pipelines {
+        let reports = offline::run_tests(&loaded.project, &plan, &pipeline.name, now).await;
+        assert!(!reports.is_empty(), "{} has tests", pipeline.name);
+        let failed: Vec<_> = reports.iter().filter(|report| !report.passed()).collect();
+        assert!(failed.is_empty(), "{failed:#?}");
+    }
 }
 
 #[test]
