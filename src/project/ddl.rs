@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::plan::kpis::KpiSpec;
 use crate::config::kpi::Window;
+use crate::plan::kpis::KpiSpec;
 use crate::plan::tables::{META_COLUMNS, TableSpec};
 use crate::schema::value::Column;
 

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use chrono::{DateTime, Duration, NaiveDate, TimeZone, Timelike, Utc};
 use chrono_tz::Tz;
 
+use crate::config::kpi::Window;
 use crate::ledger::KpiFact;
 use crate::plan::kpis::KpiSpec;
-use crate::config::kpi::Window;
 
 /// How far ahead of the clock a fact may be. Later ones are refused: one of them would make all others late.
 const AHEAD_MAX: Duration = Duration::days(1);

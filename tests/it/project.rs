@@ -26,10 +26,12 @@ async fn facts_and_results_become_tables_equal_to_an_oracle() {
     oracle.check(&fixture.pool).await;
     running.stop().await;
 
-    let rows = sqlx::query("select dimensions::text, value::text, window_start from kpi_values where window_size = '1h'")
-        .fetch_all(&fixture.pool)
-        .await
-        .expect("the view can be read");
+    let rows = sqlx::query(
+        "select dimensions::text, value::text, window_start from kpi_values where window_size = '1h'",
+    )
+    .fetch_all(&fixture.pool)
+    .await
+    .expect("the view can be read");
     let records = readback::read_all(&fixture.kafka, &fixture.namespace.kpis_topic());
     assert!(!rows.is_empty());
     for row in rows {
@@ -40,7 +42,8 @@ async fn facts_and_results_become_tables_equal_to_an_oracle() {
             .filter_map(|record| serde_json::from_slice::<serde_json::Value>(record.value.as_ref()?).ok())
             .filter(|value| {
                 value["window"] == "1h"
-                    && value["dimensions"] == serde_json::from_str::<serde_json::Value>(&dimensions).expect("JSON")
+                    && value["dimensions"]
+                        == serde_json::from_str::<serde_json::Value>(&dimensions).expect("JSON")
                     && value["window_start"].as_str().and_then(|time| time.parse().ok()) == Some(start)
             })
             .next_back()
@@ -101,12 +104,17 @@ async fn a_view_shows_the_days_of_its_zone() {
     fixture.write_results(&[result(0)], true).await;
     fixture.caught_up(&running).await;
     running.stop().await;
-    let row = sqlx::query("select window_start, window_end, currency, value::text, events from kpi_revenue_1d")
-        .fetch_one(&fixture.pool)
-        .await
-        .expect("one day");
-    let (start, end): (chrono::DateTime<chrono::Utc>, chrono::DateTime<chrono::Utc>) = (row.get(0), row.get(1));
+    let row =
+        sqlx::query("select window_start, window_end, currency, value::text, events from kpi_revenue_1d")
+            .fetch_one(&fixture.pool)
+            .await
+            .expect("one day");
+    let (start, end): (chrono::DateTime<chrono::Utc>, chrono::DateTime<chrono::Utc>) =
+        (row.get(0), row.get(1));
     assert_eq!(start.to_rfc3339(), "2026-03-28T23:00:00+00:00");
     assert_eq!(end - start, chrono::Duration::hours(23));
-    assert_eq!((row.get::<String, _>(2), row.get::<String, _>(3), row.get::<i64, _>(4)), (String::from("EUR"), String::from("42"), 1));
+    assert_eq!(
+        (row.get::<String, _>(2), row.get::<String, _>(3), row.get::<i64, _>(4)),
+        (String::from("EUR"), String::from("42"), 1)
+    );
 }

@@ -6,9 +6,9 @@ use chrono_tz::Tz;
 use proptest::prelude::*;
 use rust_decimal::Decimal;
 
+use crate::config::kpi::{Aggregate, Window};
 use crate::ledger::KpiFact;
 use crate::plan::kpis::KpiSpec;
-use crate::config::kpi::{Aggregate, Window};
 use crate::project::window::{Billionths, Folded, Folder, KpiRow, Refusal, bounds};
 
 fn utc(text: &str) -> DateTime<Utc> {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use millrace::kafka::settings::Connection;
-use millrace::ledger::{ExecutionResult, KpiFact, Namespace, Outcome};
 use millrace::config::kpi::{Aggregate, Window};
 use millrace::config::topic::OnConflict;
+use millrace::kafka::settings::Connection;
+use millrace::ledger::{ExecutionResult, KpiFact, Namespace, Outcome};
 use millrace::plan::kpis::KpiSpec;
 use millrace::plan::tables::TableSpec;
 use millrace::postgres::{migrate, pool};
@@ -85,7 +85,8 @@ impl Fixture {
         .await;
         let pool = pool::lazy(database, "tests", 8).expect("an address");
         migrate::run(&pool).await.expect("the migrations run");
-        let codec = Codec::with_registry(&servers::registry(), &namespace).await.expect("the registry answers");
+        let codec =
+            Codec::with_registry(&servers::registry(), &namespace).await.expect("the registry answers");
         let kpis = vec![KpiSpec {
             name: "revenue".into(),
             fact: "payment".into(),
@@ -127,7 +128,8 @@ impl Fixture {
         let shutdown = CancellationToken::new();
         let specs = ProjectSpecs { kpis: self.kpis.clone(), tables: self.tables.clone() };
         let services = Services { codec: Arc::clone(&self.codec), pool: self.pool.clone() };
-        let task = tokio::spawn(worker::run(self.settings(), specs, services, status.clone(), shutdown.clone()));
+        let task =
+            tokio::spawn(worker::run(self.settings(), specs, services, status.clone(), shutdown.clone()));
         Running { task, status, shutdown }
     }
 
@@ -146,6 +148,8 @@ impl Fixture {
             // Quiet for two rounds with records of every topic folded, and nothing left to read.
             let is_level = self.is_level(&rows).await;
             if is_level && last.as_ref() == Some(&rows) {
+                let shown = running.status.partitions();
+                assert!(shown.values().all(|status| rows.iter().any(|(.., next)| *next == status.next.0)));
                 return;
             }
             last = Some(rows);
@@ -183,16 +187,23 @@ impl Fixture {
             .map(|number| {
                 let currency = CURRENCIES[(number % 3) as usize];
                 let seconds = (number * 7_919) % 200_000;
-                fact(number, (number * 31) % 100_000 - 20_000, currency, start() + chrono::Duration::seconds(seconds))
+                fact(
+                    number,
+                    (number * 31) % 100_000 - 20_000,
+                    currency,
+                    start() + chrono::Duration::seconds(seconds),
+                )
             })
             .collect();
         let results: Vec<ExecutionResult> = numbers.map(result).collect();
         self.begin().await;
         for fact in &facts {
-            self.send(&self.namespace.kpi_facts_topic(), &fact.dimensions["currency"], self.codec.fact(fact)).await;
+            self.send(&self.namespace.kpi_facts_topic(), &fact.dimensions["currency"], self.codec.fact(fact))
+                .await;
         }
         for result in &results {
-            self.send(&self.namespace.executions_topic(), &result.event_id, self.codec.execution(result)).await;
+            self.send(&self.namespace.executions_topic(), &result.event_id, self.codec.execution(result))
+                .await;
         }
         self.end(commit).await;
         if commit {
@@ -211,7 +222,8 @@ impl Fixture {
     pub async fn write_results(&self, results: &[ExecutionResult], commit: bool) {
         self.begin().await;
         for result in results {
-            self.send(&self.namespace.executions_topic(), &result.event_id, self.codec.execution(result)).await;
+            self.send(&self.namespace.executions_topic(), &result.event_id, self.codec.execution(result))
+                .await;
         }
         self.end(commit).await;
     }
@@ -223,7 +235,13 @@ impl Fixture {
     }
 
     /// One record as it is, in a transaction of its own.
-    pub async fn write_bytes(&self, topic: &str, key: &str, value: Option<&[u8]>, time: Option<DateTime<Utc>>) {
+    pub async fn write_bytes(
+        &self,
+        topic: &str,
+        key: &str,
+        value: Option<&[u8]>,
+        time: Option<DateTime<Utc>>,
+    ) {
         self.begin().await;
         let mut headers = OwnedHeaders::new();
         if let Some(time) = time {
@@ -348,8 +366,10 @@ impl Oracle {
         .fetch_all(pool)
         .await
         .expect("the view can be read");
-        let found: BTreeMap<(i64, String), (i64, Decimal)> =
-            rows.into_iter().map(|(hour, currency, events, value)| ((hour, currency), (events, value))).collect();
+        let found: BTreeMap<(i64, String), (i64, Decimal)> = rows
+            .into_iter()
+            .map(|(hour, currency, events, value)| ((hour, currency), (events, value)))
+            .collect();
         assert_eq!(found, self.revenue);
         let totals: Vec<(String, i64, Decimal)> = sqlx::query_as(
             "select window_size, sum(events)::bigint, sum(value) from kpi_values group by 1 order by 1",

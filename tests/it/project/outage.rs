@@ -41,11 +41,16 @@ impl PrivatePostgres {
 
     fn kill(&self) {
         let pid = std::fs::read_to_string(self.folder.path().join("services/postgres/pid")).expect("it runs");
-        let pid: i32 = pid.split_whitespace().next().and_then(|word| word.parse().ok()).expect("a process id");
+        let pid: i32 =
+            pid.split_whitespace().next().and_then(|word| word.parse().ok()).expect("a process id");
         // SAFETY: sends a signal to a process that this test started.
         assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
         // Its children notice within moments; a new server does not start before.
         std::thread::sleep(Duration::from_secs(1));
+        // In a container whose first process does not wait for children, the dead server keeps its process id, and a
+        // new one would believe its lock file.
+        std::fs::remove_file(self.folder.path().join("services/postgres/data/postmaster.pid"))
+            .expect("it was left");
     }
 }
 
@@ -53,7 +58,10 @@ impl Drop for PrivatePostgres {
     fn drop(&mut self) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/services");
         let folder = self.folder.path().join("services");
-        let _ended = Command::new(script).args(["stop", "--purge", "--only", "postgres", "--dir"]).arg(folder).output();
+        let _ended = Command::new(script)
+            .args(["stop", "--purge", "--only", "postgres", "--dir"])
+            .arg(folder)
+            .output();
     }
 }
 

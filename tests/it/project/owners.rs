@@ -70,7 +70,10 @@ async fn a_projector_takes_back_what_the_group_still_gives_it() {
     let running = fixture.start();
     fixture.write(&mut oracle, 0..500, true).await;
     fixture.caught_up(&running).await;
-    sqlx::query("update projector_positions set epoch = epoch + 1").execute(&fixture.pool).await.expect("Postgres answers");
+    sqlx::query("update projector_positions set epoch = epoch + 1")
+        .execute(&fixture.pool)
+        .await
+        .expect("Postgres answers");
     fixture.write(&mut oracle, 500..1_000, true).await;
     fixture.caught_up(&running).await;
     running.stop().await;

@@ -20,7 +20,7 @@ async fn records_that_cannot_be_folded_are_kept_with_their_reason() {
     fixture.write_bytes(&executions, "k", None, None).await;
     fixture.write_results(&[result(1)], true).await;
     let mut far = payment_json("pay_1", 1);
-    far["paid_at"] = serde_json::json!(i64::MAX / 200);
+    far["paid_at"] = serde_json::json!(6_249_000_000_000_000_000_i64);
     for number in 0..5 {
         fixture.write_payment("k", payment_json(&format!("good_{number}"), 1), now).await;
     }
@@ -32,19 +32,24 @@ async fn records_that_cannot_be_folded_are_kept_with_their_reason() {
     fixture.caught_up(&running).await;
     running.stop().await;
 
-    let rows = sqlx::query("select topic, reason, value_bytes from projector_rejects order by topic, \"offset\"")
-        .fetch_all(&fixture.pool)
-        .await
-        .expect("the table can be read");
+    let rows =
+        sqlx::query("select topic, reason, value_bytes from projector_rejects order by topic, \"offset\"")
+            .fetch_all(&fixture.pool)
+            .await
+            .expect("the table can be read");
     let rows: Vec<(bool, String, Option<i64>)> =
         rows.iter().map(|row| (row.get::<String, _>(0) == *executions, row.get(1), row.get(2))).collect();
-    assert_eq!(rows.iter().filter(|(is_execution, ..)| *is_execution).cloned().collect::<Vec<_>>(), [
-        (true, String::from("undecodable"), Some(15)),
-        (true, String::from("unknown_schema"), Some(6)),
-        (true, String::from("tombstone"), None),
-    ]);
-    let others: Vec<&String> = rows.iter().filter(|(is_execution, ..)| !is_execution).map(|(_, reason, _)| reason).collect();
-    assert_eq!(others.len(), 1, "{others:?}");
+    assert_eq!(
+        rows.iter().filter(|(is_execution, ..)| *is_execution).cloned().collect::<Vec<_>>(),
+        [
+            (true, String::from("undecodable"), Some(15)),
+            (true, String::from("unknown_schema"), Some(6)),
+            (true, String::from("tombstone"), None),
+        ]
+    );
+    let others: Vec<&String> =
+        rows.iter().filter(|(is_execution, ..)| !is_execution).map(|(_, reason, _)| reason).collect();
+    assert_eq!(others, ["refused_by_postgres"], "a time in the year 200000 is none of Postgres'");
     let counts: (i64, i64, i64) = sqlx::query_as(
         "select (select count(*) from payments), (select count(*) from executions), (select count(*) from kpi_rejected)",
     )
@@ -63,10 +68,8 @@ async fn records_that_cannot_be_folded_are_kept_with_their_reason() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_of_an_earlier_schema_is_read() {
     let fixture = Fixture::new("project-evolution").await;
-    let earlier = PAYMENT_SCHEMA.replace(
-        ",\n  {\"name\":\"note\",\"type\":[\"null\",\"string\"],\"default\":null}",
-        "",
-    );
+    let earlier = PAYMENT_SCHEMA
+        .replace(",\n  {\"name\":\"note\",\"type\":[\"null\",\"string\"],\"default\":null}", "");
     assert_ne!(earlier, PAYMENT_SCHEMA);
     let registry = Registry::new(&servers::registry()).expect("a client");
     let id = registry.register(&format!("{}-value", fixture.payments), &earlier).await.expect("registers");
