@@ -3,6 +3,7 @@
 mod fixture;
 mod outage;
 mod owners;
+mod queries;
 mod rejects;
 
 use millrace::project::apply;
