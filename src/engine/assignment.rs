@@ -13,7 +13,7 @@ use crate::record::{InRecord, OutRecord};
 /// How much may be in flight. At a limit a partition pauses; below half of it, it goes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Bytes of one partition's records, from read to committed.
+    /// Bytes of one partition's records and of what they led to, from read to committed.
     pub partition_bytes_max: usize,
     /// Records of one partition, from read to committed.
     pub partition_records_max: usize,
@@ -174,7 +174,7 @@ impl Assignment {
         self.trackers().map(Tracker::ready).sum()
     }
 
-    /// Bytes of records read and not yet committed.
+    /// Bytes of records read and not yet committed, and of what they led to.
     pub fn bytes(&self) -> usize {
         self.trackers().map(Tracker::bytes).sum()
     }

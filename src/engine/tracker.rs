@@ -55,7 +55,7 @@ pub struct Tracker {
     slots: VecDeque<Slot>,
     /// Done records at the front of `slots`.
     ready: usize,
-    /// Bytes of records in `slots`.
+    /// Bytes of records in `slots`, and of what they led to.
     bytes: usize,
     /// Released and not yet settled.
     released: Option<NextOffset>,
@@ -109,6 +109,9 @@ impl Tracker {
         if slot.outputs.is_some() {
             return Completion::Stale;
         }
+        let output_bytes: usize = outputs.iter().map(OutRecord::size_bytes).sum();
+        slot.bytes += output_bytes;
+        self.bytes += output_bytes;
         slot.outputs = Some(outputs);
         while self.slots.get(self.ready).is_some_and(|slot| slot.outputs.is_some()) {
             self.ready += 1;
@@ -182,7 +185,7 @@ impl Tracker {
         self.released.is_some()
     }
 
-    /// Bytes of records read and not yet committed.
+    /// Bytes of records read and not yet committed, and of what they led to.
     pub fn bytes(&self) -> usize {
         self.bytes + self.released_bytes
     }

@@ -261,8 +261,15 @@ impl Worker {
         self.assignment.ready() + self.outbox.len()
     }
 
+    /// Whether so much waits for the sender that nothing more is read until it is free. Pausing would throw away what
+    /// is fetched already.
     fn has_backlog(&self) -> bool {
-        self.sender.is_busy() && self.ready() >= self.settings.batch_records * BACKLOG_BATCHES
+        if !self.sender.is_busy() {
+            return false;
+        }
+        let ready = self.ready();
+        ready >= self.settings.batch_records * BACKLOG_BATCHES
+            || (ready > 0 && self.assignment.bytes() >= self.settings.limits.group_bytes_max / 4)
     }
 
     /// Since when the sender is at work, if for at least `limit`.
