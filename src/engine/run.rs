@@ -81,6 +81,9 @@ struct Failed {
 
 type Ended<'a> = Pin<Box<dyn Future<Output = Result<End, Failed>> + Send + 'a>>;
 
+/// The run of one element; gives back its state.
+type Element<'a, 'r> = Pin<Box<dyn Future<Output = (Result<End, Failed>, State<'r>)> + Send + 'a>>;
+
 impl<'r> Run<'r> {
     async fn whole(self) -> (Result<End, Failed>, State<'r>) {
         let mut attempts = Attempts::default();
@@ -286,11 +289,7 @@ impl<'r> Run<'r> {
         Ok(End::Through)
     }
 
-    fn element<'a>(
-        &'a self,
-        steps: &'a [Step],
-        mut inner: State<'r>,
-    ) -> Pin<Box<dyn Future<Output = (Result<End, Failed>, State<'r>)> + Send + 'a>>
+    fn element<'a>(&'a self, steps: &'a [Step], mut inner: State<'r>) -> Element<'a, 'r>
     where
         'r: 'a,
     {
