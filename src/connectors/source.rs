@@ -371,7 +371,7 @@ impl Verified<'_> {
 }
 
 /// RFC 3339, or a number: seconds up to eleven digits (the year 5138), milliseconds above.
-fn instant(text: &str) -> Option<DateTime<Utc>> {
+pub fn instant(text: &str) -> Option<DateTime<Utc>> {
     if let Ok(number) = text.parse::<i64>() {
         return if number.unsigned_abs() < 100_000_000_000 {
             DateTime::from_timestamp(number, 0)

@@ -13,25 +13,22 @@ use chrono::{DateTime, Utc};
 use crate::config::project::Project;
 use crate::config::test_case::{BodyConfig, EventConfig, TestCase};
 use crate::connectors::request::{Draft, Unverified};
-use crate::connectors::source::SourceConfig;
+use crate::connectors::source::{self, Extract, Extractors};
 use crate::connectors::verify::Scheme;
 use crate::connectors::{github, hubspot, standard_webhooks, stripe};
 use crate::engine::expect;
 use crate::engine::run;
-use crate::expr::program;
-use crate::expr::scope::Scope;
-use crate::expr::types::Types;
 use crate::expr::values;
 use crate::plan::Plan;
 use crate::plan::pipeline::Pipeline;
+use crate::plan::sources::PlannedSource;
 use crate::record::{Header, HeaderName, InRecord};
 use crate::schema::codec::Codec;
 use crate::schema::value::ValueSchema;
 use crate::stages::clock::Clock;
 use crate::stages::context::ValueFormat;
 use crate::stages::services::Services;
-use crate::yaml::lint::{Lints, Span};
-use crate::yaml::node::Node;
+use crate::yaml::lint::Span;
 
 /// Largest fixture file, in bytes.
 const FIXTURE_BYTES_MAX: u64 = 16 << 20;
@@ -148,10 +145,7 @@ impl Case<'_> {
             (None, None) => return Err(String::from("the pipeline reads no topic")),
         };
         let body = self.body(event)?;
-        let mut sources = self.project.connectors.iter().filter_map(|(name, connector)| {
-            let source = connector.value.source.as_ref()?;
-            (source.topic.value == *topic).then_some((name, source))
-        });
+        let mut sources = self.plan.sources.iter().filter(|(_, source)| source.config.topic.value == *topic);
         let (source, draft) = match (sources.next(), &body) {
             (Some((name, source)), Some(body)) => (Some(name), drafted(source, event, body)?),
             _ => (
@@ -220,12 +214,12 @@ impl Case<'_> {
 }
 
 /// What the connector reads from the body.
-fn drafted(source: &SourceConfig, event: &EventConfig, body: &Bytes) -> Result<Draft, String> {
+fn drafted(source: &PlannedSource, event: &EventConfig, body: &Bytes) -> Result<Draft, String> {
     let mut headers: Vec<(String, &[u8])> = vec![(String::from("content-type"), b"application/json")];
     headers.extend(event.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.as_bytes())));
     let headers: Vec<(&str, &[u8])> = headers.iter().map(|(name, value)| (name.as_str(), *value)).collect();
     let request = Unverified { method: "POST", target: "/hooks/test", headers: &headers, body };
-    let drafts = match &source.verify.scheme {
+    let drafts = match &source.config.verify.scheme {
         Scheme::Stripe { .. } => stripe::normalise(&request),
         Scheme::HubSpot { .. } => hubspot::normalise(&request),
         // Their attributes are in headers; a test that gives none says `type` and `id` itself.
@@ -241,30 +235,14 @@ fn drafted(source: &SourceConfig, event: &EventConfig, body: &Bytes) -> Result<D
         Err(_) if is_text => empty,
         Err(refusal) => return Err(format!("ingest would refuse this body: {refusal}")),
     };
-    let read = |node: &Option<Node>| node.as_ref().and_then(|node| read(node, body));
-    draft.id = read(&source.expressions.id).or(draft.id);
-    draft.kind = read(&source.expressions.kind).or(draft.kind);
-    draft.key = read(&source.expressions.key).or(draft.key);
-    if let Some(time) = read(&source.expressions.time) {
-        draft.time = DateTime::parse_from_rfc3339(&time).ok().map(|time| time.with_timezone(&Utc));
-    }
+    let Ok(json) = serde_json::from_slice(body) else { return Ok(draft) };
+    let Extractors { id, kind, time, key } = source.extractors();
+    let read = |extract: Option<Extract>| extract.and_then(|extract| extract(&json));
+    draft.id = read(id).or(draft.id);
+    draft.kind = read(kind).or(draft.kind);
+    draft.key = read(key).or(draft.key);
+    draft.time = read(time).and_then(|text| source::instant(&text)).or(draft.time);
     Ok(draft)
-}
-
-/// The text that an expression over the body gives; nothing when it fails.
-fn read(node: &Node, body: &Bytes) -> Option<String> {
-    let program = program::compile_expression(node, &Types::default(), &mut Lints::default())?;
-    let record = InRecord {
-        topic: "".into(),
-        partition: 0,
-        offset: 0,
-        timestamp_ms: None,
-        key: None,
-        value: Some(body.clone()),
-        headers: Vec::new(),
-    };
-    let value = program.evaluate(&mut Scope::new(&record, DateTime::UNIX_EPOCH)).ok()?;
-    values::text(&value)
 }
 
 fn headers(event: &EventConfig, source: Option<&str>, draft: &Draft) -> Vec<Header> {
@@ -293,6 +271,7 @@ mod tests {
     use crate::config::project;
     use crate::ledger::Namespace;
     use crate::plan::compile::compile;
+    use crate::yaml::lint::Lints;
 
     async fn reports(root: &Path) -> Vec<TestReport> {
         let mut lints = Lints::default();
