@@ -41,13 +41,12 @@ async fn facts_and_results_become_tables_equal_to_an_oracle() {
         let last = records
             .iter()
             .filter_map(|record| serde_json::from_slice::<serde_json::Value>(record.value.as_ref()?).ok())
-            .filter(|value| {
+            .rfind(|value| {
                 value["window"] == "1h"
                     && value["dimensions"]
                         == serde_json::from_str::<serde_json::Value>(&dimensions).expect("JSON")
                     && value["window_start"].as_str().and_then(|time| time.parse().ok()) == Some(start)
             })
-            .next_back()
             .expect("every row is published");
         let (published, stored): (rust_decimal::Decimal, rust_decimal::Decimal) = (
             last["value"].as_str().expect("text").parse().expect("a number"),
