@@ -12,3 +12,13 @@ pub mod source;
 pub mod standard_webhooks;
 pub mod stripe;
 pub mod verify;
+
+// What goes out.
+pub mod answer;
+pub mod auth;
+pub mod breaker;
+pub mod form;
+pub mod http;
+pub mod oauth;
+pub mod path;
+pub mod target;
