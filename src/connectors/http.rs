@@ -325,3 +325,6 @@ fn network(error: reqwest::Error) -> Fault {
     }
     Fault::new(class, message)
 }
+
+#[cfg(test)]
+mod tests;

@@ -501,3 +501,6 @@ fn response(node: &Node, lints: &mut Lints) -> Option<Response> {
     fields.finish(lints);
     Some((success, require))
 }
+
+#[cfg(test)]
+mod tests;
