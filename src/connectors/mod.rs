@@ -21,4 +21,5 @@ pub mod form;
 pub mod http;
 pub mod oauth;
 pub mod path;
+pub mod scripted;
 pub mod target;

@@ -100,7 +100,7 @@ proptest! {
     }
 
     #[test]
-    fn numbers_are_waits(value in 0_u64..u64::MAX) {
+    fn numbers_are_waits(value in 0_u64..4_000_000_000_000) {
         for name in ["retry-after", "x-ratelimit-reset", "retry-after-ms"] {
             prop_assert!(wait_asked_for(&headers(&[(name, &value.to_string())]), now()).is_some(), "{name} {value}");
         }

@@ -85,7 +85,7 @@ impl Server {
 
 /// A secret in a file, as a reference.
 fn secret(folder: &tempfile::TempDir, value: &str) -> String {
-    let path = folder.path().join(format!("secret-{}", value.len()));
+    let path = folder.path().join(uuid::Uuid::new_v4().to_string());
     std::fs::write(&path, value).expect("the folder can be written");
     format!("{{file: {}}}", path.display())
 }
