@@ -1,6 +1,9 @@
 //! A connector's file: an outside system, in both directions.
 
+use std::sync::Arc;
+
 use crate::connectors::source::SourceConfig;
+use crate::connectors::target::TargetConfig;
 use crate::yaml::fields::{self, Fields};
 use crate::yaml::lint::Lints;
 use crate::yaml::node::Node;
@@ -13,7 +16,7 @@ pub struct Connector {
     /// What comes in.
     pub source: Option<SourceConfig>,
     /// What goes out.
-    pub target: Option<Node>,
+    pub target: Option<Arc<TargetConfig>>,
 }
 
 impl Connector {
@@ -32,10 +35,16 @@ impl Connector {
             );
         }
         fields.finish(lints);
+        let source = source.map(|node| SourceConfig::decode(node, lints));
+        let target = target.map(|node| TargetConfig::decode(node, lints).map(Arc::new));
+        // A part that is written and broken makes the file broken: nobody is to be told that the part is missing.
+        if matches!(source, Some(None)) || matches!(target, Some(None)) {
+            return None;
+        }
         Some(Self {
             description: description.map(|text| text.value),
-            source: source.and_then(|node| SourceConfig::decode(node, lints)),
-            target: target.cloned(),
+            source: source.flatten(),
+            target: target.flatten(),
         })
     }
 }

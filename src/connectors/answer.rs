@@ -18,7 +18,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-use crate::connectors::target::{CallConfig, StatusPattern, TargetConfig};
+use crate::connectors::call::{CallConfig, StatusPattern};
+use crate::connectors::target::TargetConfig;
 use crate::fault::{Fault, FaultClass};
 
 /// Longest wait that a destination may ask for; after it the destination is asked again.

@@ -16,10 +16,9 @@ use serde_json::Value;
 
 use crate::connectors::answer::{Answer, RawAnswer, interpret};
 use crate::connectors::auth::Auth;
+use crate::connectors::call::{BodyFormat, CallConfig, CallMethod};
 use crate::connectors::form;
-use crate::connectors::target::{
-    BaseUrl, BodyFormat, CallConfig, CallMethod, TargetConfig, parse_base_url,
-};
+use crate::connectors::target::{BaseUrl, TargetConfig, parse_base_url};
 use crate::fault::{Fault, FaultClass};
 use crate::secrets::SecretError;
 
@@ -326,5 +325,7 @@ fn network(error: reqwest::Error) -> Fault {
     Fault::new(class, message)
 }
 
+#[cfg(test)]
+pub(crate) mod loopback;
 #[cfg(test)]
 mod tests;

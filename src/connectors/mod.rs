@@ -17,6 +17,7 @@ pub mod verify;
 pub mod answer;
 pub mod auth;
 pub mod breaker;
+pub mod call;
 pub mod form;
 pub mod http;
 pub mod oauth;

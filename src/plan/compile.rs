@@ -48,10 +48,11 @@ pub fn compile(project: &Project, namespace: &Namespace, lints: &mut Lints) -> O
         return None;
     }
     let config_hash = hash(&project.files.iter().map(|file| file.text.as_str()).collect::<Vec<_>>());
+    let targets = compiler.declared.targets;
     let Topics { topics, tables } = compiler.topics;
     let mut topics: Vec<TopicSpec> = topics.into_values().chain(own).collect();
     topics.sort_by(|left, right| left.name.cmp(&right.name));
-    Some(Plan { namespace: namespace.clone(), groups, topics, tables, kpis, sources, pipelines, config_hash })
+    Some(Plan { namespace: namespace.clone(), groups, topics, tables, kpis, sources, targets, pipelines, config_hash })
 }
 
 struct Compiler<'a> {
@@ -67,7 +68,17 @@ fn declared_names(project: &Project, topics: &Topics) -> Declared {
     // A topic whose file is broken is there all the same; it is not to be reported as undeclared by its readers.
     let broken = project.broken.iter().filter_map(|name| name.strip_prefix("topics/"));
     let broken = broken.map(|name| (name.to_owned(), ValueFormat::Json));
-    Declared { root: project.root.clone(), topics: found.chain(broken).collect(), calls: BTreeMap::new() }
+    let broken_connectors = project.broken.iter().filter_map(|name| name.strip_prefix("connectors/"));
+    Declared {
+        root: project.root.clone(),
+        topics: found.chain(broken).collect(),
+        targets: project
+            .connectors
+            .iter()
+            .filter_map(|(name, thing)| Some((name.clone(), Arc::clone(thing.value.target.as_ref()?))))
+            .collect(),
+        broken_connectors: broken_connectors.map(str::to_owned).collect(),
+    }
 }
 
 impl<'a> Compiler<'a> {

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use crate::ledger::Namespace;
 use crate::plan::kpis::KpiSpec;
 use crate::plan::pipeline::{Group, Pipeline};
+use crate::connectors::target::TargetConfig;
 use crate::plan::sources::PlannedSource;
 use crate::plan::tables::TableSpec;
 use crate::plan::topics::TopicSpec;
@@ -38,6 +39,8 @@ pub struct Plan {
     pub kpis: Vec<KpiSpec>,
     /// What comes in, by connector.
     pub sources: BTreeMap<String, PlannedSource>,
+    /// What goes out, by connector.
+    pub targets: BTreeMap<String, Arc<TargetConfig>>,
     /// Hash of all files, first 12 hexadecimal digits of SHA-256.
     pub config_hash: Arc<str>,
 }

@@ -1,11 +1,12 @@
 //! What a stage is given when it is compiled and when it runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
+use crate::connectors::target::TargetConfig;
 use crate::event;
 use crate::expr::Value;
 use crate::expr::scope::Scope;
@@ -35,8 +36,10 @@ pub struct Declared {
     pub root: PathBuf,
     /// Topics and the format of their values.
     pub topics: BTreeMap<String, ValueFormat>,
-    /// Calls of each connector's target, by connector.
-    pub calls: BTreeMap<String, Vec<String>>,
+    /// Targets, by connector.
+    pub targets: BTreeMap<String, Arc<TargetConfig>>,
+    /// Connectors whose files are broken: reported there, so not also as unknown where they are used.
+    pub broken_connectors: BTreeSet<String>,
 }
 
 /// What a stage is compiled with. Stages are compiled in the order they run; a `map` changes `types` for those after it.

@@ -87,7 +87,8 @@ impl Destinations {
 impl Destination {
     async fn call(&self, call: &str, inputs: &CallInputs, clock: &Clock) -> Result<Answer, Fault> {
         // Asked before the queue too, so that nobody waits for a turn that would not be used.
-        self.breaker().peek(Instant::now()).map_err(|wait| self.held(wait))?;
+        let may_go = self.breaker().peek(Instant::now());
+        may_go.map_err(|wait| self.held(wait))?;
         let turn = async {
             if let Some(bucket) = &self.bucket {
                 bucket.wait(clock).await;
@@ -114,13 +115,16 @@ impl Destination {
     }
 
     fn admit(&self) -> Result<Admission<'_>, Fault> {
-        let ticket = self.breaker().admit(Instant::now()).map_err(|wait| self.held(wait))?;
+        // On a line of its own: `held` takes the lock again.
+        let ticket = self.breaker().admit(Instant::now());
+        let ticket = ticket.map_err(|wait| self.held(wait))?;
         Ok(Admission { destination: self, ticket, ending: Ending::Unknown })
     }
 
     fn held(&self, wait: Duration) -> Fault {
         let wait_ms = wait.as_millis();
-        let message = match self.breaker().is_open() {
+        let is_open = self.breaker().is_open();
+        let message = match is_open {
             true => format!("{}: the circuit is open, next try in {wait_ms} ms", self.name),
             false => format!("{}: asked to wait another {wait_ms} ms", self.name),
         };

@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::connectors::call::CallConfig;
 use crate::connectors::http::CallInputs;
-use crate::connectors::target::{CallConfig, header_name};
+use crate::connectors::target::header_name;
 use crate::expr::program::{self, Program};
 use crate::expr::{Value, values};
 use crate::fault::{Fault, FaultClass};
@@ -233,3 +234,6 @@ fn sendable(key: String) -> String {
     let is_sendable = key.len() <= KEY_CHARS_MAX && key.chars().all(|c| c.is_ascii_graphic());
     if is_sendable { key } else { hex::encode(Sha256::digest(key)) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,12 +3,18 @@
 //! Flow stages (`route`, `for_each`) are not here: they hold lists of steps and belong to `plan/flow.rs` and
 //! `engine/run.rs`.
 
+#[cfg(test)]
+pub(crate) mod bench;
 pub mod clock;
 pub mod context;
+pub mod destinations;
 pub mod emit;
 pub mod filter;
+pub mod http;
 pub mod kpi;
+pub mod limits;
 pub mod map;
+pub mod rate_limit;
 pub mod services;
 pub mod validate;
 
@@ -18,7 +24,7 @@ use crate::yaml::lint::Lints;
 use crate::yaml::node::Node;
 
 /// Names of the leaf stages, as they are written.
-pub const KINDS: [&str; 5] = ["filter", "map", "validate", "emit", "kpi"];
+pub const KINDS: [&str; 7] = ["filter", "map", "validate", "rate_limit", "http", "emit", "kpi"];
 
 /// A leaf stage as written. Each variant is one file of this folder.
 #[derive(Clone, Debug)]
@@ -29,6 +35,10 @@ pub enum StageConfig {
     Map(map::MapConfig),
     /// `validate`
     Validate(validate::ValidateConfig),
+    /// `rate_limit`
+    RateLimit(rate_limit::RateLimitConfig),
+    /// `http`
+    Http(http::HttpConfig),
     /// `emit`
     Emit(emit::EmitConfig),
     /// `kpi`
@@ -44,6 +54,10 @@ pub enum Stage {
     Map(map::Map),
     /// `validate`
     Validate(validate::Validate),
+    /// `rate_limit`
+    RateLimit(rate_limit::RateLimit),
+    /// `http`
+    Http(http::Http),
     /// `emit`
     Emit(emit::Emit),
     /// `kpi`
@@ -57,6 +71,8 @@ impl StageConfig {
             "filter" => filter::FilterConfig::decode(node, lints).map(Self::Filter),
             "map" => map::MapConfig::decode(node, lints).map(Self::Map),
             "validate" => validate::ValidateConfig::decode(node, lints).map(Self::Validate),
+            "rate_limit" => rate_limit::RateLimitConfig::decode(node, lints).map(Self::RateLimit),
+            "http" => http::HttpConfig::decode(node, lints).map(Self::Http),
             "emit" => emit::EmitConfig::decode(node, lints).map(Self::Emit),
             "kpi" => kpi::KpiConfig::decode(node, lints).map(Self::Kpi),
             _ => None,
@@ -69,6 +85,8 @@ impl StageConfig {
             Self::Filter(_) => "filter",
             Self::Map(_) => "map",
             Self::Validate(_) => "validate",
+            Self::RateLimit(_) => "rate_limit",
+            Self::Http(_) => "http",
             Self::Emit(_) => "emit",
             Self::Kpi(_) => "kpi",
         }
@@ -80,6 +98,8 @@ impl StageConfig {
             Self::Filter(config) => config.compile(cx, lints).map(Stage::Filter),
             Self::Map(config) => config.compile(cx, lints).map(Stage::Map),
             Self::Validate(config) => config.compile(cx, lints).map(Stage::Validate),
+            Self::RateLimit(config) => config.compile(cx, lints).map(Stage::RateLimit),
+            Self::Http(config) => config.compile(cx, lints).map(Stage::Http),
             Self::Emit(config) => config.compile(cx, lints).map(Stage::Emit),
             Self::Kpi(config) => config.compile(cx, lints).map(Stage::Kpi),
         }
@@ -91,6 +111,7 @@ impl Stage {
     pub fn waits(&self) -> bool {
         match self {
             Self::Filter(_) | Self::Map(_) | Self::Validate(_) | Self::Emit(_) | Self::Kpi(_) => false,
+            Self::RateLimit(_) | Self::Http(_) => true,
         }
     }
 
@@ -98,6 +119,8 @@ impl Stage {
     pub fn answers(&self) -> bool {
         match self {
             Self::Filter(_) | Self::Map(_) | Self::Validate(_) | Self::Emit(_) | Self::Kpi(_) => false,
+            Self::RateLimit(_) => false,
+            Self::Http(http) => http.stores(),
         }
     }
 
@@ -110,6 +133,8 @@ impl Stage {
             Self::Filter(filter) => filter.apply(cx),
             Self::Map(map) => map.apply(cx),
             Self::Validate(validate) => validate.apply(cx),
+            Self::RateLimit(rate_limit) => Box::pin(rate_limit.apply(cx)).await,
+            Self::Http(http) => Box::pin(http.apply(cx)).await,
             Self::Emit(emit) => emit.apply(cx),
             Self::Kpi(kpi) => kpi.apply(cx),
         }

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use proptest::prelude::*;
 
 use crate::connectors::answer::{classify, excerpt, wait_asked_for};
-use crate::connectors::target::StatusPattern;
+use crate::connectors::call::StatusPattern;
 use crate::fault::FaultClass::{self, Permanent, Throttled, Transient};
 
 fn now() -> DateTime<Utc> {

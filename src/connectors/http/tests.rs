@@ -1,86 +1,24 @@
-//! Calls against a real server on the loopback interface: plain TCP, so that a test can also answer wrongly.
-
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
-
 use crate::connectors::answer::Answer;
+use crate::connectors::http::loopback::{Server, answer, server};
 use crate::connectors::http::{CallInputs, Target};
 use crate::connectors::target::TargetConfig;
 use crate::fault::{Fault, FaultClass};
 use crate::yaml::lint::{Lints, SourceFile};
 use crate::yaml::node::parse;
 
-/// Answers one connection after another with the texts given, then closes; remembers what was asked.
-struct Server {
-    address: String,
-    requests: Arc<Mutex<Vec<String>>>,
-}
-
-async fn server(answers: Vec<String>) -> Server {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = listener.local_addr().expect("an address").to_string();
-    let requests = Arc::new(Mutex::new(Vec::new()));
-    let seen = Arc::clone(&requests);
-    tokio::spawn(async move {
-        for answer in answers {
-            let (mut stream, _) = listener.accept().await.expect("a connection");
-            let request = request(&mut stream).await;
-            seen.lock().expect("not poisoned").push(request);
-            if answer == "hang" {
-                tokio::time::sleep(Duration::from_secs(30)).await;
-            }
-            // A caller that has read enough closes first.
-            let _ = stream.write_all(answer.as_bytes()).await;
-        }
-    });
-    Server { address, requests }
-}
-
-/// Reads one request: head, and as much body as it announces.
-async fn request(stream: &mut TcpStream) -> String {
-    let mut text = Vec::new();
-    let mut buffer = [0_u8; 4096];
-    loop {
-        let read = stream.read(&mut buffer).await.expect("a request");
-        text.extend_from_slice(&buffer[..read]);
-        let whole = String::from_utf8_lossy(&text).into_owned();
-        if let Some((head, body)) = whole.split_once("\r\n\r\n") {
-            let announced = head
-                .lines()
-                .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
-            if body.len() >= announced.unwrap_or(0_usize) {
-                return whole;
-            }
-        }
-        if read == 0 {
-            return whole;
-        }
-    }
-}
-
-fn answer(status: &str, headers: &str, body: &str) -> String {
-    format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len())
-}
-
-impl Server {
-    fn target(&self, more: &str) -> Target {
-        let text = format!("base_url: http://{}/api\n{more}", self.address);
+fn target(server: &Server, more: &str) -> Target {
+        let text = format!("base_url: http://{}/api\n{more}", server.address);
         let file = Arc::new(SourceFile { path: PathBuf::from("connectors/crm.yaml"), text });
         let mut lints = Lints::default();
         let node = parse(&file, &mut lints).expect("YAML");
         let config = TargetConfig::decode(&node, &mut lints);
         assert!(lints.0.is_empty(), "{:?}", lints.0);
         Target::new("crm".into(), Arc::new(config.expect("a target"))).expect("secrets are there")
-    }
-
-    fn requests(&self) -> Vec<String> {
-        self.requests.lock().expect("not poisoned").clone()
-    }
 }
 
 /// A secret in a file, as a reference.
@@ -110,7 +48,7 @@ calls:
 
 async fn call_once(text: String, call: &str) -> Result<Answer, Fault> {
     let server = server(vec![text]).await;
-    server.target(CALLS).call(call, &inputs()).await
+    target(&server, CALLS).call(call, &inputs()).await
 }
 
 #[tokio::test]
@@ -118,7 +56,7 @@ async fn a_call_carries_everything_and_its_answer_comes_back() {
     let folder = tempfile::tempdir().expect("a folder");
     let text = answer("201 Created", "X-Request-Id: r1\r\nSet-Cookie: no\r\n", r#"{"id": 7}"#);
     let server = server(vec![text]).await;
-    let target = server.target(&format!("auth: {{bearer: {}}}\n{CALLS}", secret(&folder, "tok_1")));
+    let target = target(&server, &format!("auth: {{bearer: {}}}\n{CALLS}", secret(&folder, "tok_1")));
     let answer = target.call("note", &inputs()).await.expect("done");
     assert_eq!(
         answer.into_json(),
@@ -177,19 +115,19 @@ async fn redirects_are_followed_to_the_same_host_and_for_reads_alone() {
     let here = server(vec![moved("/api/other"), answer("200 OK", "", "{}")]).await;
     let mut read = inputs();
     read.body = None;
-    assert!(here.target(&auth).call("read", &read).await.is_ok());
+    assert!(target(&here, &auth).call("read", &read).await.is_ok());
     let requests = here.requests();
     assert!(requests[1].starts_with("GET /api/other "), "{}", requests[1]);
     assert!(!requests[0].to_lowercase().contains("idempotency-key"));
 
     let elsewhere = server(vec![answer("200 OK", "", "{}")]).await;
     let away = server(vec![moved(&format!("http://{}/steal", elsewhere.address))]).await;
-    let fault = away.target(&auth).call("read", &read).await.expect_err("not followed");
+    let fault = target(&away, &auth).call("read", &read).await.expect_err("not followed");
     assert_eq!((fault.class, fault.http_status), (FaultClass::Permanent, Some(302)));
     assert_eq!(elsewhere.requests(), Vec::<String>::new());
 
     let here = server(vec![moved("/api/other")]).await;
-    let fault = here.target(&auth).call("note", &inputs()).await.expect_err("not followed");
+    let fault = target(&here, &auth).call("note", &inputs()).await.expect_err("not followed");
     assert_eq!(fault.http_status, Some(302));
 }
 
@@ -203,7 +141,7 @@ async fn credentials_never_come_back_in_a_message() {
     ] {
         let text = answer("400 Bad Request", "", &format!("you sent {value}, s3cr+et%2B and that is wrong"));
         let server = server(vec![text]).await;
-        let target = server.target(&format!("auth: {{{auth}}}\n{CALLS}"));
+        let target = target(&server, &format!("auth: {{{auth}}}\n{CALLS}"));
         let fault = target.call("note", &inputs()).await.expect_err("refused");
         assert!(fault.message.contains("you sent ***") && !fault.message.contains(value), "{fault}");
         assert!(!auth.starts_with("query") || !fault.message.contains("s3cr+et%2B"), "{fault}");
@@ -214,7 +152,7 @@ async fn credentials_never_come_back_in_a_message() {
 #[tokio::test]
 async fn forms_are_encoded_and_wrong_inputs_are_not_sent() {
     let server = server(vec![answer("200 OK", "", "ok")]).await;
-    let target = server.target(CALLS);
+    let target = target(&server, CALLS);
     let mut inputs = inputs();
     inputs.body = Some(serde_json::json!({ "metadata": {"order": 7} }));
     let answer = target.call("form", &inputs).await.expect("done");
@@ -247,7 +185,7 @@ async fn a_token_is_fetched_once_and_again_after_a_401() {
         answer("200 OK", "", "{}"),
     ])
     .await;
-    let target = api.target(&format!(
+    let target = target(&api, &format!(
         "auth: {{oauth2: {{token_url: 'http://{}/token', client_id: {}, client_secret: {}, scope: notes}}}}\n{CALLS}",
         tokens.address,
         secret(&folder, "client"),

@@ -3,7 +3,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::connectors::auth::AuthConfig;
-use crate::connectors::target::{BodyFormat, CallMethod, StatusPattern, TargetConfig};
+use crate::connectors::call::{BodyFormat, CallMethod, StatusPattern};
+use crate::connectors::target::TargetConfig;
 use crate::yaml::lint::{Lints, SourceFile};
 use crate::yaml::node::parse;
 
