@@ -8,5 +8,5 @@ pub mod kpi;
 pub mod pipeline;
 pub mod project;
 pub mod step;
-pub mod topic;
 pub mod test_case;
+pub mod topic;

@@ -2,7 +2,9 @@
 
 use rust_decimal::Decimal;
 
+use crate::connectors::scripted::ScriptedCall;
 use crate::ledger::Outcome;
+use crate::stages::scripted_rows::ScriptedRows;
 use crate::yaml::fields::{self, Fields};
 use crate::yaml::lint::{Lints, Span, Spanned};
 use crate::yaml::node::{Node, Yaml};
@@ -14,6 +16,10 @@ pub struct TestCase {
     pub name: Spanned<String>,
     /// Events that the pipeline is given, in order.
     pub events: Vec<EventConfig>,
+    /// What destinations answer.
+    pub http: Vec<ScriptedCall>,
+    /// What Postgres answers.
+    pub sql: Vec<ScriptedRows>,
     /// What must come of it.
     pub expect: ExpectConfig,
 }
@@ -126,6 +132,8 @@ impl TestCase {
         let events = fields
             .required("events", lints)
             .map(|node| (node, fields::list(node, lints, EventConfig::decode)));
+        let http = fields.optional("http").and_then(|node| fields::list(node, lints, ScriptedCall::decode));
+        let sql = fields.optional("sql").and_then(|node| fields::list(node, lints, ScriptedRows::decode));
         let expect = fields.required("expect", lints).and_then(|node| ExpectConfig::decode(node, lints));
         fields.finish(lints);
         let (at, events) = events?;
@@ -139,7 +147,8 @@ impl TestCase {
             let span = &expect.outcomes[0].span;
             lints.error("out-of-range", span, message, "write one for each event, or one word for all");
         }
-        Some(Self { name: name?, events, expect })
+        let (http, sql) = (http.unwrap_or_default(), sql.unwrap_or_default());
+        Some(Self { name: name?, events, http, sql, expect })
     }
 }
 

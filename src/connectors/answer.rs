@@ -158,8 +158,8 @@ pub fn wait_asked_for(headers: &BTreeMap<String, String>, now: DateTime<Utc>) ->
 
 /// A number of seconds, fractions allowed; nothing negative.
 fn seconds(text: &str) -> Option<Duration> {
-    let is_number =
-        text.starts_with(|c: char| c.is_ascii_digit()) && text.chars().all(|c| c.is_ascii_digit() || c == '.');
+    let is_number = text.starts_with(|c: char| c.is_ascii_digit())
+        && text.chars().all(|c| c.is_ascii_digit() || c == '.');
     let number: f64 = text.parse().ok().filter(|_| is_number)?;
     Duration::try_from_secs_f64(number).ok()
 }

@@ -69,9 +69,10 @@ impl AuthConfig {
         }
         if let Some(node) = fields.optional("header") {
             let named = named(node, "a credential header", lints);
-            ways.push(named.and_then(|(name, value)| {
-                Some(Self::Header { name: header_name(&name, lints)?, value })
-            }));
+            ways.push(
+                named
+                    .and_then(|(name, value)| Some(Self::Header { name: header_name(&name, lints)?, value })),
+            );
         }
         if let Some(node) = fields.optional("query") {
             let named = named(node, "a credential parameter", lints);
@@ -234,9 +235,7 @@ impl Auth {
             Self::Query { name, value } => {
                 request.query(&[(name.as_str(), String::from_utf8_lossy(value.expose()))])
             }
-            Self::Oauth2(tokens) => {
-                authorization(request, b"Bearer ", tokens.token(client).await?.expose())
-            }
+            Self::Oauth2(tokens) => authorization(request, b"Bearer ", tokens.token(client).await?.expose()),
         })
     }
 
@@ -258,11 +257,10 @@ impl Auth {
         let mut text = text.to_owned();
         for secret in hidden.iter().filter(|secret| !secret.is_empty()) {
             text = text.replace(secret.as_str(), "***");
-            let encoded: String =
-                reqwest::Url::parse_with_params("http://a", &[("a", secret)]).map_or_else(
-                    |_| secret.clone(),
-                    |url| url.query().unwrap_or_default().trim_start_matches("a=").to_owned(),
-                );
+            let encoded: String = reqwest::Url::parse_with_params("http://a", &[("a", secret)]).map_or_else(
+                |_| secret.clone(),
+                |url| url.query().unwrap_or_default().trim_start_matches("a=").to_owned(),
+            );
             text = text.replace(&encoded, "***");
         }
         text

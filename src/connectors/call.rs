@@ -101,8 +101,7 @@ impl CallConfig {
         ];
         let formats = [("json", BodyFormat::Json), ("form", BodyFormat::Form), ("text", BodyFormat::Text)];
         let mut fields = Fields::of(node, "a call", lints)?;
-        let method =
-            fields.required("method", lints).and_then(|node| fields::choice(node, &methods, lints));
+        let method = fields.required("method", lints).and_then(|node| fields::choice(node, &methods, lints));
         let path = match fields.optional("path") {
             Some(node) => path(node, lints),
             None => Some(PathTemplate::default()),
@@ -182,12 +181,8 @@ fn response(node: &Node, lints: &mut Lints) -> Option<Response> {
 pub(super) fn status(node: &Node, lints: &mut Lints) -> Option<StatusPattern> {
     let written = node.expression().unwrap_or_default();
     let found = match written.strip_suffix("xx") {
-        Some(class) => {
-            class.parse().ok().filter(|class| (2..=5).contains(class)).map(StatusPattern::Class)
-        }
-        None => {
-            written.parse().ok().filter(|status| (200..=599).contains(status)).map(StatusPattern::Exact)
-        }
+        Some(class) => class.parse().ok().filter(|class| (2..=5).contains(class)).map(StatusPattern::Class),
+        None => written.parse().ok().filter(|status| (200..=599).contains(status)).map(StatusPattern::Exact),
     };
     if found.is_none() {
         lints.error(

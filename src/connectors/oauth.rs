@@ -60,10 +60,8 @@ impl OauthConfig {
         let client_id = fields.required("client_id", lints).and_then(|node| SecretRef::decode(node, lints));
         let client_secret =
             fields.required("client_secret", lints).and_then(|node| SecretRef::decode(node, lints));
-        let scope = fields
-            .optional("scope")
-            .and_then(|node| fields::text(node, lints))
-            .map(|scope| scope.value);
+        let scope =
+            fields.optional("scope").and_then(|node| fields::text(node, lints)).map(|scope| scope.value);
         fields.finish(lints);
         Some(Self { token_url: token_url?, client_id: client_id?, client_secret: client_secret?, scope })
     }
@@ -159,10 +157,8 @@ impl OauthTokens {
             .map_err(|error| transient(format!("no token: {}", error.without_url())))?;
         let status = response.status().as_u16();
         let mut body = Vec::new();
-        while let Some(chunk) = response
-            .chunk()
-            .await
-            .map_err(|error| transient(format!("no token: {}", error.without_url())))?
+        while let Some(chunk) =
+            response.chunk().await.map_err(|error| transient(format!("no token: {}", error.without_url())))?
         {
             body.extend_from_slice(&chunk);
             if body.len() > ANSWER_BYTES_MAX {

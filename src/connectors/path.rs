@@ -138,8 +138,12 @@ mod tests {
     #[test]
     fn parameters_are_encoded_within_their_segment() {
         assert_eq!(
-            url("/v1/customers/{id}/n-{n}.json?expand=1", "https://a.test/api/", &[("id", "a/b?c#d é"), ("n", "7")])
-                .as_deref(),
+            url(
+                "/v1/customers/{id}/n-{n}.json?expand=1",
+                "https://a.test/api/",
+                &[("id", "a/b?c#d é"), ("n", "7")]
+            )
+            .as_deref(),
             Ok("https://a.test/api/v1/customers/a%2Fb%3Fc%23d%20%C3%A9/n-7.json?expand=1")
         );
         assert_eq!(url("", "https://a.test/hook/x", &[]).as_deref(), Ok("https://a.test/hook/x"));

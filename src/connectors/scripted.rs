@@ -227,8 +227,9 @@ mod tests {
 
     #[test]
     fn answers_come_in_turn_and_are_sorted_as_real_ones() {
-        let script =
-            script("- {connector: crm, call: note, respond: [{status: 503}, {status: 200, json: {ok: true}}]}\n");
+        let script = script(
+            "- {connector: crm, call: note, respond: [{status: 503}, {status: 200, json: {ok: true}}]}\n",
+        );
         let now = Utc::now();
         let fault = script.call("crm", "note", &inputs(), now).expect_err("503");
         assert_eq!((fault.class, fault.http_status), (FaultClass::Transient, Some(503)));

@@ -13,6 +13,7 @@ use chrono::{DateTime, Utc};
 use crate::config::project::Project;
 use crate::config::test_case::{BodyConfig, EventConfig, TestCase};
 use crate::connectors::request::{Draft, Unverified};
+use crate::connectors::scripted::Script;
 use crate::connectors::source::{self, Extract, Extractors};
 use crate::connectors::verify::Scheme;
 use crate::connectors::{github, hubspot, standard_webhooks, stripe};
@@ -27,7 +28,9 @@ use crate::schema::codec::Codec;
 use crate::schema::value::ValueSchema;
 use crate::stages::clock::Clock;
 use crate::stages::context::ValueFormat;
-use crate::stages::services::Services;
+use crate::stages::limits::Limits;
+use crate::stages::scripted_rows::RowScript;
+use crate::stages::services::{DedupeStore, HttpService, Services, SqlService};
 use crate::yaml::lint::Span;
 
 /// Largest fixture file, in bytes.
@@ -90,7 +93,7 @@ pub async fn run_tests(project: &Project, plan: &Plan, name: &str, now: DateTime
 }
 
 /// What events a test's services have: nothing is shared between tests.
-fn services(plan: &Plan) -> Services {
+fn services(plan: &Plan, case: &TestCase) -> Services {
     let mut schemas = BTreeMap::new();
     for topic in &plan.topics {
         if let ValueFormat::Avro { schema } = &topic.value
@@ -99,7 +102,15 @@ fn services(plan: &Plan) -> Services {
             schemas.insert(topic.name.to_string(), Arc::new(schema));
         }
     }
-    Services { clock: Clock::simulated(), codec: Arc::new(Codec::embedded()), schemas }
+    Services {
+        clock: Clock::simulated(),
+        codec: Arc::new(Codec::embedded()),
+        schemas,
+        http: HttpService::Scripted(Script::new(plan.targets.clone(), &case.http)),
+        sql: SqlService::Scripted(RowScript::new(&case.sql)),
+        dedupe: DedupeStore::memory(),
+        limits: Limits::default(),
+    }
 }
 
 struct Case<'a> {
@@ -111,7 +122,7 @@ struct Case<'a> {
 
 impl Case<'_> {
     async fn run(&self, case: &TestCase) -> Vec<Problem> {
-        let services = services(self.plan);
+        let services = services(self.plan, case);
         let mut problems = Vec::new();
         let mut verdicts = Vec::with_capacity(case.events.len());
         for (at, event) in case.events.iter().enumerate() {
@@ -133,6 +144,8 @@ impl Case<'_> {
         }
         if problems.is_empty() {
             expect::check(&case.expect, &case.name.span, &verdicts, &services, &mut problems);
+            problems
+                .extend(services.problems().into_iter().map(|message| Problem::at(&case.name.span, message)));
         }
         problems
     }

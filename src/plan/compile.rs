@@ -52,7 +52,17 @@ pub fn compile(project: &Project, namespace: &Namespace, lints: &mut Lints) -> O
     let Topics { topics, tables } = compiler.topics;
     let mut topics: Vec<TopicSpec> = topics.into_values().chain(own).collect();
     topics.sort_by(|left, right| left.name.cmp(&right.name));
-    Some(Plan { namespace: namespace.clone(), groups, topics, tables, kpis, sources, targets, pipelines, config_hash })
+    Some(Plan {
+        namespace: namespace.clone(),
+        groups,
+        topics,
+        tables,
+        kpis,
+        sources,
+        targets,
+        pipelines,
+        config_hash,
+    })
 }
 
 struct Compiler<'a> {

@@ -14,10 +14,10 @@ pub mod topics;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::connectors::target::TargetConfig;
 use crate::ledger::Namespace;
 use crate::plan::kpis::KpiSpec;
 use crate::plan::pipeline::{Group, Pipeline};
-use crate::connectors::target::TargetConfig;
 use crate::plan::sources::PlannedSource;
 use crate::plan::tables::TableSpec;
 use crate::plan::topics::TopicSpec;

@@ -1,5 +1,6 @@
 //! Postgres: pool, migrations, parameterised queries.
 
+pub mod dedupe;
 pub mod fault;
 pub mod migrate;
 pub mod pool;

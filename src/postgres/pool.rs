@@ -5,6 +5,9 @@ use std::time::Duration;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
+/// Connections, for those that hand them on.
+pub type Pool = PgPool;
+
 /// How long to wait for a free or new connection.
 const ACQUIRE_MAX: Duration = Duration::from_secs(10);
 /// How long one statement may run before Postgres stops it.
@@ -15,7 +18,7 @@ const STATEMENT_MAX: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// When `url` is no Postgres address. The error does not repeat the address: it may hold a password.
-pub fn lazy(url: &str, purpose: &str, connections_max: u32) -> Result<PgPool, sqlx::Error> {
+pub fn lazy(url: &str, purpose: &str, connections_max: u32) -> Result<Pool, sqlx::Error> {
     let options: PgConnectOptions = url.parse()?;
     let options = options.application_name(&format!("millrace {purpose}")).options([
         ("statement_timeout", STATEMENT_MAX.as_millis().to_string()),

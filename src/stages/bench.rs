@@ -17,7 +17,8 @@ use crate::schema::codec::Codec;
 use crate::stages::clock::Clock;
 use crate::stages::context::{CompileCx, Declared, Next, Origin, Outputs, StageCx};
 use crate::stages::limits::Limits;
-use crate::stages::services::{HttpService, Services};
+use crate::stages::scripted_rows::RowScript;
+use crate::stages::services::{DedupeStore, HttpService, Services, SqlService};
 use crate::stages::{Stage, StageConfig};
 use crate::yaml::fields;
 use crate::yaml::lint::{Lints, SourceFile};
@@ -51,6 +52,8 @@ impl Bench {
             codec: Arc::new(Codec::embedded()),
             schemas: BTreeMap::new(),
             http: HttpService::Scripted(Script::new(targets, &answers)),
+            sql: SqlService::Scripted(RowScript::default()),
+            dedupe: DedupeStore::memory(),
             limits: Limits::default(),
         };
         let record = InRecord {
@@ -97,11 +100,8 @@ impl Bench {
         (offset, value): (i64, &str),
         look: &str,
     ) -> Result<(Next, serde_json::Value), Fault> {
-        let record = InRecord {
-            offset,
-            value: Some(Bytes::copy_from_slice(value.as_bytes())),
-            ..self.record.clone()
-        };
+        let record =
+            InRecord { offset, value: Some(Bytes::copy_from_slice(value.as_bytes())), ..self.record.clone() };
         let now: DateTime<Utc> = DateTime::UNIX_EPOCH;
         let mut scope = Scope::new(&record, now);
         let (pipeline, step) = (Arc::from("leads"), Arc::from("tell"));

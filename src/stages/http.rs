@@ -80,9 +80,7 @@ impl HttpConfig {
         let mut programs = |entries: &[(Key, Node)]| -> Option<Vec<(String, Program)>> {
             let compiled: Vec<_> = entries
                 .iter()
-                .map(|(key, node)| {
-                    (key.name.clone(), program::compile_expression(node, &cx.types, lints))
-                })
+                .map(|(key, node)| (key.name.clone(), program::compile_expression(node, &cx.types, lints)))
                 .collect();
             compiled.into_iter().map(|(name, program)| Some((name, program?))).collect()
         };
@@ -137,7 +135,9 @@ impl HttpConfig {
     fn check(&self, call: &CallConfig, lints: &mut Lints) -> bool {
         let count = lints.0.len();
         let parameters: Vec<&str> = call.path.parameters().collect();
-        for missing in parameters.iter().filter(|name| !self.path_params.iter().any(|(key, _)| key.name == **name)) {
+        for missing in
+            parameters.iter().filter(|name| !self.path_params.iter().any(|(key, _)| key.name == **name))
+        {
             lints.error(
                 "missing-key",
                 &self.span,
@@ -146,12 +146,10 @@ impl HttpConfig {
             );
         }
         let query: Vec<&str> = call.query.iter().map(String::as_str).collect();
-        for (given, known, what) in
-            [(&self.path_params, &parameters, "path"), (&self.query, &query, "query")]
+        for (given, known, what) in [(&self.path_params, &parameters, "path"), (&self.query, &query, "query")]
         {
             for (key, _) in given.iter().filter(|(key, _)| !known.contains(&key.name.as_str())) {
-                let message =
-                    format!("call `{}` has no {what} parameter `{}`", self.call.value, key.name);
+                let message = format!("call `{}` has no {what} parameter `{}`", self.call.value, key.name);
                 lints.error("unknown-parameter", &key.span, message, suggestion(&key.name, known));
             }
         }

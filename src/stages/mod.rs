@@ -7,6 +7,7 @@
 pub(crate) mod bench;
 pub mod clock;
 pub mod context;
+pub mod dedupe;
 pub mod destinations;
 pub mod emit;
 pub mod filter;
@@ -15,7 +16,9 @@ pub mod kpi;
 pub mod limits;
 pub mod map;
 pub mod rate_limit;
+pub mod scripted_rows;
 pub mod services;
+pub mod sql;
 pub mod validate;
 
 use crate::fault::Fault;
@@ -24,7 +27,8 @@ use crate::yaml::lint::Lints;
 use crate::yaml::node::Node;
 
 /// Names of the leaf stages, as they are written.
-pub const KINDS: [&str; 7] = ["filter", "map", "validate", "rate_limit", "http", "emit", "kpi"];
+pub const KINDS: [&str; 9] =
+    ["filter", "map", "validate", "dedupe", "rate_limit", "http", "sql", "emit", "kpi"];
 
 /// A leaf stage as written. Each variant is one file of this folder.
 #[derive(Clone, Debug)]
@@ -35,10 +39,14 @@ pub enum StageConfig {
     Map(map::MapConfig),
     /// `validate`
     Validate(validate::ValidateConfig),
+    /// `dedupe`
+    Dedupe(dedupe::DedupeConfig),
     /// `rate_limit`
     RateLimit(rate_limit::RateLimitConfig),
     /// `http`
     Http(http::HttpConfig),
+    /// `sql`
+    Sql(sql::SqlConfig),
     /// `emit`
     Emit(emit::EmitConfig),
     /// `kpi`
@@ -54,10 +62,14 @@ pub enum Stage {
     Map(map::Map),
     /// `validate`
     Validate(validate::Validate),
+    /// `dedupe`
+    Dedupe(dedupe::Dedupe),
     /// `rate_limit`
     RateLimit(rate_limit::RateLimit),
     /// `http`
     Http(http::Http),
+    /// `sql`
+    Sql(sql::Sql),
     /// `emit`
     Emit(emit::Emit),
     /// `kpi`
@@ -72,6 +84,8 @@ impl StageConfig {
             "map" => map::MapConfig::decode(node, lints).map(Self::Map),
             "validate" => validate::ValidateConfig::decode(node, lints).map(Self::Validate),
             "rate_limit" => rate_limit::RateLimitConfig::decode(node, lints).map(Self::RateLimit),
+            "dedupe" => dedupe::DedupeConfig::decode(node, lints).map(Self::Dedupe),
+            "sql" => sql::SqlConfig::decode(node, lints).map(Self::Sql),
             "http" => http::HttpConfig::decode(node, lints).map(Self::Http),
             "emit" => emit::EmitConfig::decode(node, lints).map(Self::Emit),
             "kpi" => kpi::KpiConfig::decode(node, lints).map(Self::Kpi),
@@ -87,6 +101,8 @@ impl StageConfig {
             Self::Validate(_) => "validate",
             Self::RateLimit(_) => "rate_limit",
             Self::Http(_) => "http",
+            Self::Dedupe(_) => "dedupe",
+            Self::Sql(_) => "sql",
             Self::Emit(_) => "emit",
             Self::Kpi(_) => "kpi",
         }
@@ -99,7 +115,9 @@ impl StageConfig {
             Self::Map(config) => config.compile(cx, lints).map(Stage::Map),
             Self::Validate(config) => config.compile(cx, lints).map(Stage::Validate),
             Self::RateLimit(config) => config.compile(cx, lints).map(Stage::RateLimit),
+            Self::Dedupe(config) => config.compile(cx, lints).map(Stage::Dedupe),
             Self::Http(config) => config.compile(cx, lints).map(Stage::Http),
+            Self::Sql(config) => config.compile(cx, lints).map(Stage::Sql),
             Self::Emit(config) => config.compile(cx, lints).map(Stage::Emit),
             Self::Kpi(config) => config.compile(cx, lints).map(Stage::Kpi),
         }
@@ -111,7 +129,16 @@ impl Stage {
     pub fn waits(&self) -> bool {
         match self {
             Self::Filter(_) | Self::Map(_) | Self::Validate(_) | Self::Emit(_) | Self::Kpi(_) => false,
-            Self::RateLimit(_) | Self::Http(_) => true,
+            Self::Dedupe(_) | Self::RateLimit(_) | Self::Http(_) | Self::Sql(_) => true,
+        }
+    }
+
+    /// Whether it cannot work without Postgres.
+    pub fn needs_postgres(&self) -> bool {
+        match self {
+            Self::Filter(_) | Self::Map(_) | Self::Validate(_) | Self::Emit(_) | Self::Kpi(_) => false,
+            Self::RateLimit(_) | Self::Http(_) => false,
+            Self::Dedupe(_) | Self::Sql(_) => true,
         }
     }
 
@@ -119,8 +146,9 @@ impl Stage {
     pub fn answers(&self) -> bool {
         match self {
             Self::Filter(_) | Self::Map(_) | Self::Validate(_) | Self::Emit(_) | Self::Kpi(_) => false,
-            Self::RateLimit(_) => false,
+            Self::Dedupe(_) | Self::RateLimit(_) => false,
             Self::Http(http) => http.stores(),
+            Self::Sql(_) => true,
         }
     }
 
@@ -134,7 +162,9 @@ impl Stage {
             Self::Map(map) => map.apply(cx),
             Self::Validate(validate) => validate.apply(cx),
             Self::RateLimit(rate_limit) => Box::pin(rate_limit.apply(cx)).await,
+            Self::Dedupe(dedupe) => Box::pin(dedupe.apply(cx)).await,
             Self::Http(http) => Box::pin(http.apply(cx)).await,
+            Self::Sql(sql) => Box::pin(sql.apply(cx)).await,
             Self::Emit(emit) => emit.apply(cx),
             Self::Kpi(kpi) => kpi.apply(cx),
         }

@@ -1,21 +1,28 @@
 //! What stages use of the world outside the event.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::Utc;
+use serde_json::{Map, Value};
 
-use crate::schema::codec::Codec;
-use crate::schema::error::SchemaError;
-use crate::schema::value::SharedSchema;
 use crate::connectors::answer::Answer;
 use crate::connectors::http::CallInputs;
 use crate::connectors::scripted::Script;
-use crate::fault::Fault;
+use crate::fault::{Fault, FaultClass};
+use crate::postgres::dedupe::DedupeTable;
+use crate::postgres::fault::SqlFault;
+use crate::postgres::pool::Pool;
+use crate::postgres::rows;
+use crate::schema::codec::Codec;
+use crate::schema::error::SchemaError;
+use crate::schema::value::SharedSchema;
 use crate::stages::clock::Clock;
 use crate::stages::destinations::Destinations;
 use crate::stages::limits::Limits;
+use crate::stages::scripted_rows::RowScript;
 
 /// What stages use of the world outside the event; one per process, or one per case of `millrace test`.
 #[derive(Debug)]
@@ -28,6 +35,10 @@ pub struct Services {
     pub schemas: BTreeMap<String, SharedSchema>,
     /// Calls to destinations.
     pub http: HttpService,
+    /// Statements of `sql` stages.
+    pub sql: SqlService,
+    /// Keys that `dedupe` stages have seen.
+    pub dedupe: DedupeStore,
     /// Buckets of the rate limits.
     pub limits: Limits,
 }
@@ -61,6 +72,19 @@ impl HttpService {
 }
 
 impl Services {
+    /// What does not fit between a test's answers and what was asked for; nothing for real services.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = match &self.http {
+            HttpService::Live(_) => Vec::new(),
+            HttpService::Scripted(script) => script.problems(),
+        };
+        match &self.sql {
+            SqlService::Live(_) | SqlService::Absent => {}
+            SqlService::Scripted(script) => problems.extend(script.problems()),
+        }
+        problems
+    }
+
     /// A value in the Avro schema of `topic`, framed.
     ///
     /// # Errors
@@ -72,4 +96,100 @@ impl Services {
             None => Err(SchemaError::NotASchema { message: format!("topic {topic} has no schema") }),
         }
     }
+}
+
+/// Statements of `sql` stages.
+#[derive(Debug)]
+pub enum SqlService {
+    /// For real.
+    Live(Pool),
+    /// Rows that a test gives.
+    Scripted(RowScript),
+    /// No Postgres was named at the start. A worker whose pipelines need one does not start like this.
+    Absent,
+}
+
+impl SqlService {
+    /// Runs the statement of step `step`.
+    ///
+    /// # Errors
+    /// Transient or permanent by SQLSTATE.
+    pub async fn query(
+        &self,
+        step: &str,
+        statement: &str,
+        params: &[Value],
+    ) -> Result<Vec<Map<String, Value>>, Fault> {
+        match self {
+            Self::Live(pool) => rows::query(pool, statement, params).await.map_err(sql_fault),
+            Self::Scripted(script) => script.query(step),
+            Self::Absent => Err(absent()),
+        }
+    }
+}
+
+/// A key that a record claims.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'a> {
+    /// Space of keys.
+    pub scope: &'a str,
+    /// SHA-256 of the key.
+    pub key_hash: &'a [u8],
+    /// Who claims it: `topic/partition/offset`, with the element's number within a `for_each`.
+    pub owner: &'a str,
+    /// How long it stays claimed.
+    pub ttl: Duration,
+}
+
+/// Keys that `dedupe` stages have seen.
+#[derive(Debug)]
+pub enum DedupeStore {
+    /// In Postgres.
+    Live(DedupeTable),
+    /// In memory, for tests: owner and end of each key.
+    Memory(Mutex<HashMap<Vec<u8>, (String, Duration)>>),
+    /// No Postgres was named at the start. A worker whose pipelines need one does not start like this.
+    Absent,
+}
+
+impl DedupeStore {
+    /// An empty store in memory.
+    pub fn memory() -> Self {
+        Self::Memory(Mutex::new(HashMap::new()))
+    }
+
+    /// Whether the key is its claimant's, now or from before.
+    ///
+    /// # Errors
+    /// When that is not known.
+    pub async fn claim(&self, claim: &Claim<'_>, clock: &Clock) -> Result<bool, Fault> {
+        let Claim { scope, key_hash, owner, ttl } = *claim;
+        match self {
+            Self::Live(table) => table.claim(scope, key_hash, owner, ttl).await.map_err(sql_fault),
+            Self::Memory(keys) => {
+                let now = clock.elapsed();
+                let mut keys = keys.lock().unwrap_or_else(PoisonError::into_inner);
+                let key = [scope.as_bytes(), &[0], key_hash].concat();
+                let (first, until) = keys.entry(key).or_insert_with(|| (owner.to_owned(), now + ttl));
+                if *until <= now {
+                    (*first, *until) = (owner.to_owned(), now + ttl);
+                }
+                Ok(first == owner)
+            }
+            Self::Absent => Err(absent()),
+        }
+    }
+}
+
+/// Transient: whoever starts the worker with a Postgres mends it, and no record is lost meanwhile.
+fn absent() -> Fault {
+    Fault::new(FaultClass::Transient, "no Postgres was named at the start: --postgres or MILLRACE_POSTGRES")
+}
+
+fn sql_fault(fault: SqlFault) -> Fault {
+    let message = match &fault.code {
+        Some(code) => format!("Postgres {code}: {}", fault.message),
+        None => format!("Postgres: {}", fault.message),
+    };
+    Fault::new(fault.class, message)
 }

@@ -12,13 +12,13 @@ use crate::yaml::lint::{Lints, SourceFile};
 use crate::yaml::node::parse;
 
 fn target(server: &Server, more: &str) -> Target {
-        let text = format!("base_url: http://{}/api\n{more}", server.address);
-        let file = Arc::new(SourceFile { path: PathBuf::from("connectors/crm.yaml"), text });
-        let mut lints = Lints::default();
-        let node = parse(&file, &mut lints).expect("YAML");
-        let config = TargetConfig::decode(&node, &mut lints);
-        assert!(lints.0.is_empty(), "{:?}", lints.0);
-        Target::new("crm".into(), Arc::new(config.expect("a target"))).expect("secrets are there")
+    let text = format!("base_url: http://{}/api\n{more}", server.address);
+    let file = Arc::new(SourceFile { path: PathBuf::from("connectors/crm.yaml"), text });
+    let mut lints = Lints::default();
+    let node = parse(&file, &mut lints).expect("YAML");
+    let config = TargetConfig::decode(&node, &mut lints);
+    assert!(lints.0.is_empty(), "{:?}", lints.0);
+    Target::new("crm".into(), Arc::new(config.expect("a target"))).expect("secrets are there")
 }
 
 /// A secret in a file, as a reference.
@@ -176,7 +176,8 @@ async fn forms_are_encoded_and_wrong_inputs_are_not_sent() {
 #[tokio::test]
 async fn a_token_is_fetched_once_and_again_after_a_401() {
     let folder = tempfile::tempdir().expect("a folder");
-    let token = |token: &str| answer("200 OK", "", &format!(r#"{{"access_token": "{token}", "expires_in": 3600}}"#));
+    let token =
+        |token: &str| answer("200 OK", "", &format!(r#"{{"access_token": "{token}", "expires_in": 3600}}"#));
     let tokens = server(vec![token("one"), token("two")]).await;
     let api = server(vec![
         answer("200 OK", "", "{}"),
@@ -185,12 +186,15 @@ async fn a_token_is_fetched_once_and_again_after_a_401() {
         answer("200 OK", "", "{}"),
     ])
     .await;
-    let target = target(&api, &format!(
-        "auth: {{oauth2: {{token_url: 'http://{}/token', client_id: {}, client_secret: {}, scope: notes}}}}\n{CALLS}",
-        tokens.address,
-        secret(&folder, "client"),
-        secret(&folder, "hush-hush"),
-    ));
+    let target = target(
+        &api,
+        &format!(
+            "auth: {{oauth2: {{token_url: 'http://{}/token', client_id: {}, client_secret: {}, scope: notes}}}}\n{CALLS}",
+            tokens.address,
+            secret(&folder, "client"),
+            secret(&folder, "hush-hush"),
+        ),
+    );
     for _ in 0..3 {
         target.call("note", &inputs()).await.expect("done");
     }

@@ -57,7 +57,9 @@ async fn one_that_is_asked_to_wait_makes_all_wait() {
     let clock = Clock::wall();
     for _ in 0..3 {
         let fault = destinations.call("crm", "note", &inputs(), &clock).await.expect_err("429");
-        assert!(matches!(fault.class, FaultClass::Throttled { after: Some(wait) } if wait > Duration::from_secs(1)));
+        assert!(
+            matches!(fault.class, FaultClass::Throttled { after: Some(wait) } if wait > Duration::from_secs(1))
+        );
     }
     assert_eq!(server.requests().len(), 1);
 }
@@ -84,10 +86,8 @@ async fn a_probe_that_is_given_up_does_not_close_the_way_for_ever() {
     let probe = destinations.call("crm", "note", &inputs, &clock);
     assert!(tokio::time::timeout(Duration::from_millis(100), probe).await.is_err(), "it hangs");
     assert_eq!(server.requests().len(), 2);
-    let next = tokio::time::timeout(
-        Duration::from_millis(50),
-        destinations.call("crm", "note", &inputs, &clock),
-    );
+    let next =
+        tokio::time::timeout(Duration::from_millis(50), destinations.call("crm", "note", &inputs, &clock));
     assert!(next.await.is_err(), "the next one is sent, and hangs too");
 }
 

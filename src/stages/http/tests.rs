@@ -5,7 +5,8 @@ use crate::stages::bench::Bench;
 use crate::stages::context::Next;
 use crate::stages::http::sendable;
 
-const CALLS: &str = "{note: {method: POST, path: '/c/{id}/notes', query: [tag, limit]}, list: {method: GET, path: /c}}";
+const CALLS: &str =
+    "{note: {method: POST, path: '/c/{id}/notes', query: [tag, limit]}, list: {method: GET, path: /c}}";
 
 #[tokio::test]
 async fn the_answer_stands_in_the_metadata() {
@@ -47,7 +48,10 @@ fn mistakes_are_found_before_anything_runs() {
     let bench = Bench::new(CALLS, "[]");
     let lints = |text: &str| bench.compile("http", text).expect_err("lints");
     let suggests = |word: &str| format!("did you mean `{word}`?");
-    assert_eq!(lints("{connector: cmr, call: note}"), [("unknown-connector", String::from("known here: crm"))]);
+    assert_eq!(
+        lints("{connector: cmr, call: note}"),
+        [("unknown-connector", String::from("known here: crm"))]
+    );
     assert_eq!(lints("{connector: crm, call: notes}"), [("unknown-call", suggests("note"))]);
     assert_eq!(
         lints("{connector: crm, call: note}"),
