@@ -98,7 +98,7 @@ pub struct SentRequest {
 }
 
 /// The destinations of one case of a test.
-#[derive(Debug)]
+#[derive(Default, Debug)]
 pub struct Script {
     targets: BTreeMap<String, Arc<TargetConfig>>,
     state: Mutex<State>,

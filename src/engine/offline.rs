@@ -24,13 +24,10 @@ use crate::plan::Plan;
 use crate::plan::pipeline::Pipeline;
 use crate::plan::sources::PlannedSource;
 use crate::record::{Header, HeaderName, InRecord};
-use crate::schema::codec::Codec;
 use crate::schema::value::ValueSchema;
-use crate::stages::clock::Clock;
 use crate::stages::context::ValueFormat;
-use crate::stages::limits::Limits;
 use crate::stages::scripted_rows::RowScript;
-use crate::stages::services::{DedupeStore, HttpService, Services, SqlService};
+use crate::stages::services::Services;
 use crate::yaml::lint::Span;
 
 /// Largest fixture file, in bytes.
@@ -102,15 +99,8 @@ fn services(plan: &Plan, case: &TestCase) -> Services {
             schemas.insert(topic.name.to_string(), Arc::new(schema));
         }
     }
-    Services {
-        clock: Clock::simulated(),
-        codec: Arc::new(Codec::embedded()),
-        schemas,
-        http: HttpService::Scripted(Script::new(plan.targets.clone(), &case.http)),
-        sql: SqlService::Scripted(RowScript::new(&case.sql)),
-        dedupe: DedupeStore::memory(),
-        limits: Limits::default(),
-    }
+    let http = Script::new(plan.targets.clone(), &case.http);
+    Services::offline(schemas, http, RowScript::new(&case.sql))
 }
 
 struct Case<'a> {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use crate::config::step;
+use crate::connectors::scripted::Script;
 use crate::engine::run;
 use crate::engine::verdict::Verdict;
 use crate::expr::types::Types;
@@ -18,10 +19,9 @@ use crate::plan::compile_flow;
 use crate::plan::flow::{ErrorPolicy, Then};
 use crate::plan::pipeline::{Ordering, Pipeline};
 use crate::record::{Header, InRecord, last_header};
-use crate::schema::codec::Codec;
 use crate::schema::value::ValueSchema;
-use crate::stages::clock::Clock;
 use crate::stages::context::{CompileCx, Declared, ValueFormat};
+use crate::stages::scripted_rows::RowScript;
 use crate::stages::services::Services;
 use crate::yaml::lint::{Lints, SourceFile};
 use crate::yaml::node;
@@ -41,11 +41,8 @@ fn declared() -> Declared {
 
 fn services() -> Services {
     let order = Arc::new(ValueSchema::parse(ORDER).unwrap());
-    Services {
-        clock: Clock::simulated(),
-        codec: Arc::new(Codec::embedded()),
-        schemas: BTreeMap::from([(String::from("orders"), order)]),
-    }
+    let schemas = BTreeMap::from([(String::from("orders"), order)]);
+    Services::offline(schemas, Script::default(), RowScript::default())
 }
 
 /// Compiles the text of `stages:`.

@@ -13,12 +13,9 @@ use crate::expr::types::Types;
 use crate::expr::{program, values};
 use crate::fault::Fault;
 use crate::record::InRecord;
-use crate::schema::codec::Codec;
-use crate::stages::clock::Clock;
 use crate::stages::context::{CompileCx, Declared, Next, Origin, Outputs, StageCx};
-use crate::stages::limits::Limits;
 use crate::stages::scripted_rows::RowScript;
-use crate::stages::services::{DedupeStore, HttpService, Services, SqlService};
+use crate::stages::services::{HttpService, Services};
 use crate::stages::{Stage, StageConfig};
 use crate::yaml::fields;
 use crate::yaml::lint::{Lints, SourceFile};
@@ -47,15 +44,8 @@ impl Bench {
         let answers = fields::list(&node(answers), &mut lints, ScriptedCall::decode).expect("a list");
         assert_eq!(lints.0, []);
         let declared = Declared { targets: targets.clone(), ..Declared::default() };
-        let services = Services {
-            clock: Clock::simulated(),
-            codec: Arc::new(Codec::embedded()),
-            schemas: BTreeMap::new(),
-            http: HttpService::Scripted(Script::new(targets, &answers)),
-            sql: SqlService::Scripted(RowScript::default()),
-            dedupe: DedupeStore::memory(),
-            limits: Limits::default(),
-        };
+        let services =
+            Services::offline(BTreeMap::new(), Script::new(targets, &answers), RowScript::default());
         let record = InRecord {
             topic: "events.crm".into(),
             partition: 3,

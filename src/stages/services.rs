@@ -72,6 +72,19 @@ impl HttpService {
 }
 
 impl Services {
+    /// Services without a world: simulated time, the answers of a test, keys in memory.
+    pub fn offline(schemas: BTreeMap<String, SharedSchema>, http: Script, sql: RowScript) -> Self {
+        Self {
+            clock: Clock::simulated(),
+            codec: Arc::new(Codec::embedded()),
+            schemas,
+            http: HttpService::Scripted(http),
+            sql: SqlService::Scripted(sql),
+            dedupe: DedupeStore::memory(),
+            limits: Limits::default(),
+        }
+    }
+
     /// What does not fit between a test's answers and what was asked for; nothing for real services.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = match &self.http {
