@@ -36,10 +36,9 @@ pub type HealthProbe = Arc<dyn Fn() -> Vec<Health> + Send + Sync>;
 struct Admin {
     metrics: Metrics,
     probe: HealthProbe,
-    refresh: Arc<dyn Fn() + Send + Sync>,
 }
 
-/// Serves until `shutdown`. `refresh` is called before each scrape to set gauges from the roles' state.
+/// Serves until `shutdown`.
 ///
 /// # Errors
 /// When the listener fails.
@@ -47,10 +46,9 @@ pub async fn serve(
     listener: TcpListener,
     metrics: Metrics,
     probe: HealthProbe,
-    refresh: Arc<dyn Fn() + Send + Sync>,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
-    let admin = Admin { metrics, probe, refresh };
+    let admin = Admin { metrics, probe };
     let router = Router::new()
         .route("/metrics", get(scrape))
         .route("/health/live", get(live))
@@ -60,7 +58,6 @@ pub async fn serve(
 }
 
 async fn scrape(State(admin): State<Admin>) -> impl IntoResponse {
-    (admin.refresh)();
     ([("content-type", "text/plain; version=0.0.4")], admin.metrics.render())
 }
 

@@ -1,1 +1,0 @@
-//! Composition root: builds clients, spawns roles, shuts down in order.

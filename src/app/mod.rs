@@ -1,0 +1,6 @@
+//! Composition root: builds clients, spawns roles, shuts down in order. The only folder that sees all.
+
+pub mod ingest;
+pub mod servers;
+pub mod supervise;
+pub mod worker;

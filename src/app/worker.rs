@@ -1,0 +1,224 @@
+//! Builds the role `worker`: one per consumer group.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use chrono::{DateTime, Utc};
+use futures_util::FutureExt as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::server::Health;
+use crate::app::servers::Servers;
+use crate::app::supervise::Role;
+use crate::engine::outbox::{Outbox, Sizes};
+use crate::engine::sender::SenderSettings;
+use crate::engine::settings::{Process, Processing, Stop, WorkerSettings};
+use crate::engine::verdict::Verdict;
+use crate::engine::{run, worker};
+use crate::fault::{Fault, FaultClass};
+use crate::kafka::settings::{ConsumerSettings, ProducerSettings, TransactionSettings};
+use crate::kafka::txn::FailAt;
+use crate::ledger::{Namespace, Outcome};
+use crate::plan::pipeline::{Delivery, Group, Ordering, Pipeline};
+use crate::record::{InRecord, OutRecord};
+use crate::stages::services::Services;
+use crate::telemetry::{self, Counter, Histogram, names};
+
+/// Largest record that is taken in or written, in bytes of key, value and headers; Kafka's default for topics.
+pub const RECORD_BYTES_MAX: usize = 1 << 20;
+/// A poll thread that has not come round for so long is stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(60);
+
+/// The worker of one group.
+///
+/// # Errors
+/// When the system gives no thread.
+pub fn role(
+    group: &Arc<Group>,
+    servers: &Servers,
+    namespace: &Namespace,
+    services: &Arc<Services>,
+) -> anyhow::Result<Role> {
+    let settings = settings(group, servers);
+    let outbox = Outbox::new(
+        Arc::clone(&services.codec),
+        namespace,
+        Sizes {
+            record_bytes_max: RECORD_BYTES_MAX,
+            dead_letter_bytes_max: RECORD_BYTES_MAX + crate::kafka::settings::DEAD_LETTER_ROOM_BYTES,
+        },
+    );
+    let process = process(group, Arc::clone(services), Arc::new(outbox));
+    let drain = CancellationToken::new();
+    let stop = Stop { drain: drain.clone(), now: CancellationToken::new() };
+    let running = worker::spawn(settings, process, tokio::runtime::Handle::current(), stop)
+        .with_context(|| format!("the worker of group {} cannot start", group.id))?;
+    let status = running.status.clone();
+    let name = format!("worker {}", group.id);
+    let role = name.clone();
+    Ok(Role {
+        name,
+        stop: drain,
+        ended: Box::pin(async move { running.ended().await.context("the worker cannot go on") }),
+        health: Arc::new(move || {
+            let status = status.borrow();
+            let live = status.polled_at.elapsed() < STUCK_AFTER;
+            let detail = match &status.trouble {
+                Some(trouble) => trouble.clone(),
+                None => format!("{} partitions, lag {}", status.partitions.len(), status.lag()),
+            };
+            Health { role: role.clone(), live, ready: live && status.is_joined, detail }
+        }),
+    })
+}
+
+fn settings(group: &Group, servers: &Servers) -> WorkerSettings {
+    let topics = group.topics.iter().map(ToString::to_string).collect();
+    let mut consumer = ConsumerSettings::new(servers.kafka.clone(), &*group.id, topics);
+    consumer.session_timeout = servers.session_timeout;
+    let mut producer = ProducerSettings::new(servers.kafka.clone());
+    producer.message_bytes_max = RECORD_BYTES_MAX;
+    let sender = match group.delivery {
+        Delivery::ExactlyOnce => {
+            let id = format!("{}.{}", group.id, servers.instance);
+            let mut settings = TransactionSettings::new(producer, id);
+            // Shorter than the session, so that the broker has ended a lost worker's transaction when its partitions go
+            // to another.
+            settings.timeout = settings.timeout.min(servers.session_timeout * 3 / 4);
+            SenderSettings::Transactions(settings, FailAt::from_env())
+        }
+        Delivery::AtLeastOnce => SenderSettings::Plain(producer),
+    };
+    let mut settings = WorkerSettings::new(consumer, sender);
+    settings.is_cpu_only = group.pipelines.iter().all(|pipeline| pipeline.is_cpu_only);
+    settings.ordering = strictest(&group.pipelines);
+    settings
+}
+
+/// One group has one order of work: the strictest that one of its pipelines asks for.
+fn strictest(pipelines: &[Arc<Pipeline>]) -> Ordering {
+    let has = |ordering| pipelines.iter().any(|pipeline| pipeline.ordering == ordering);
+    if has(Ordering::Partition) {
+        Ordering::Partition
+    } else if has(Ordering::Key) {
+        Ordering::Key
+    } else {
+        Ordering::None
+    }
+}
+
+/// A pipeline with its counters looked up.
+struct Counted {
+    pipeline: Arc<Pipeline>,
+    succeeded: Counter,
+    filtered: Counter,
+    dead_lettered: Counter,
+    durations: Histogram,
+}
+
+/// What is counted of a verdict, which itself goes into the outbox.
+#[derive(Clone, Copy)]
+struct Seen {
+    attempts: u32,
+    duration: Duration,
+    class: &'static str,
+}
+
+impl Seen {
+    fn of(verdict: &Verdict) -> Self {
+        // Without a fault it can only become a dead letter by an output that is too large.
+        let class = verdict.fault.as_ref().map_or(FaultClass::Permanent, |fault| fault.class).name();
+        Self { attempts: verdict.attempts, duration: verdict.duration, class }
+    }
+}
+
+impl Counted {
+    fn new(pipeline: &Arc<Pipeline>) -> Self {
+        let outcome = |outcome: Outcome| {
+            telemetry::counter(names::EXECUTIONS, &[&pipeline.name, outcome.name()])
+        };
+        Self {
+            pipeline: Arc::clone(pipeline),
+            succeeded: outcome(Outcome::Succeeded),
+            filtered: outcome(Outcome::Filtered),
+            dead_lettered: outcome(Outcome::DeadLettered),
+            durations: telemetry::histogram(names::EXECUTION_DURATION, &[&pipeline.name]),
+        }
+    }
+
+    /// Counts a verdict as it is released. A repeated record is counted again; the ledger's topic is what counts once.
+    fn count(&self, seen: Seen, outcome: Outcome) {
+        match outcome {
+            Outcome::Succeeded => self.succeeded.add(1),
+            Outcome::Filtered => self.filtered.add(1),
+            Outcome::DeadLettered => {
+                self.dead_lettered.add(1);
+                telemetry::count(names::DEAD_LETTERS, &[&self.pipeline.name, seen.class], 1);
+            }
+        }
+        if seen.attempts > 1 {
+            telemetry::count(names::RETRIES, &[&self.pipeline.name], u64::from(seen.attempts - 1));
+        }
+        self.durations.record(seen.duration);
+    }
+}
+
+/// Takes a record through every pipeline of the group that wants it.
+fn process(group: &Arc<Group>, services: Arc<Services>, outbox: Arc<Outbox>) -> Process {
+    let pipelines: Arc<Vec<Counted>> = Arc::new(group.pipelines.iter().map(Counted::new).collect());
+    let unmatched = telemetry::counter(names::RECORDS_UNMATCHED, &[&group.id]);
+    Arc::new(move |record: InRecord, now: DateTime<Utc>| {
+        let kind = record.header_text("ce_type").unwrap_or_default();
+        if !pipelines.iter().any(|counted| counted.pipeline.takes(&record.topic, kind)) {
+            unmatched.add(1);
+            return Processing::Done(Vec::new());
+        }
+        let (pipelines, services, outbox) = (Arc::clone(&pipelines), Arc::clone(&services), Arc::clone(&outbox));
+        let mut work = Box::pin(async move { all_pipelines(&pipelines, &record, &services, &outbox, now).await });
+        // A pipeline that waits for nothing is done at the first poll.
+        match work.as_mut().now_or_never() {
+            Some(records) => Processing::Done(records),
+            None => Processing::Pending(work),
+        }
+    })
+}
+
+async fn all_pipelines(
+    pipelines: &[Counted],
+    record: &InRecord,
+    services: &Services,
+    outbox: &Outbox,
+    now: DateTime<Utc>,
+) -> Vec<OutRecord> {
+    let mut all = Vec::new();
+    let kind = record.header_text("ce_type").unwrap_or_default();
+    for counted in pipelines {
+        let pipeline = &counted.pipeline;
+        if !pipeline.takes(&record.topic, kind) {
+            continue;
+        }
+        let run = AssertUnwindSafe(run::process(pipeline, record, services, now)).catch_unwind();
+        let verdict = run.await.unwrap_or_else(|_| panicked(now));
+        let seen = Seen::of(&verdict);
+        let (outcome, records) = outbox.records(pipeline, record, verdict);
+        counted.count(seen, outcome);
+        all.extend(records);
+    }
+    all
+}
+
+/// A panic is a bug of ours; the record that met it becomes a dead letter and those behind it go on.
+fn panicked(now: DateTime<Utc>) -> Verdict {
+    Verdict {
+        outcome: Outcome::DeadLettered,
+        stage: None,
+        fault: Some(Fault::new(FaultClass::Bug, "a stage panicked; the log says where")),
+        attempts: 1,
+        started_at: now,
+        duration: Duration::ZERO,
+        records: Vec::new(),
+        facts: Vec::new(),
+    }
+}
