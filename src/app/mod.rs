@@ -2,5 +2,6 @@
 
 pub mod ingest;
 pub mod servers;
+pub mod services;
 pub mod supervise;
 pub mod worker;

@@ -47,6 +47,9 @@ pub struct Common {
     /// Kafka bootstrap servers.
     #[arg(long, global = true, env = "MILLRACE_KAFKA", value_name = "HOST:PORT,..")]
     pub kafka: Option<String>,
+    /// File of librdkafka settings, `key=value` a line: TLS and SASL.
+    #[arg(long, global = true, env = "MILLRACE_KAFKA_CONFIG", value_name = "FILE")]
+    pub kafka_config: Option<PathBuf>,
     /// Schema registry (Confluent API). Without one, the schemas of the project are used as they are.
     #[arg(long, global = true, env = "MILLRACE_REGISTRY", value_name = "URL")]
     pub registry: Option<String>,
@@ -124,6 +127,14 @@ pub enum Verb {
 #[derive(Debug, Args)]
 pub struct CheckArgs {
     /// Also warn of secrets that have no value in this environment.
+    #[arg(long)]
+    pub secrets: bool,
+}
+
+/// `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Also warn of secrets that have no value here.
     #[arg(long)]
     pub secrets: bool,
 }
@@ -208,6 +219,9 @@ pub struct UpArgs {
     /// Address of the webhook endpoint.
     #[arg(long, env = "MILLRACE_LISTEN", default_value = "127.0.0.1:8080", value_name = "HOST:PORT")]
     pub listen: SocketAddr,
+    /// Address under which senders reach the endpoint, such as https://hooks.example.com; some of them sign it.
+    #[arg(long, env = "MILLRACE_PUBLIC_URL", value_name = "URL")]
+    pub public_url: Option<String>,
     #[command(flatten)]
     /// The worker.
     pub worker: WorkerArgs,

@@ -1,0 +1,164 @@
+//! `ingest`, `worker`, `project`, `up`: roles in the foreground until SIGTERM or Ctrl-C.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+
+use crate::app::servers::{self, Servers};
+use crate::app::supervise::{self, Role};
+use crate::app::{self, services};
+use crate::cli::args::{Common, IngestArgs, ProjectArgs, UpArgs, WorkerArgs};
+use crate::cli::{Exit, check, ends};
+use crate::kafka::settings::Connection;
+use crate::plan::Plan;
+use crate::secrets::Secret;
+use crate::telemetry::Metrics;
+
+const SESSION_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// The servers that were named.
+///
+/// # Errors
+/// When Kafka is not named, or its properties cannot be read.
+pub fn servers(common: &Common, instance: &str, session_timeout: Duration) -> anyhow::Result<Servers> {
+    Ok(Servers {
+        kafka: connection(common)?,
+        registry: common.registry.clone().filter(|url| !url.is_empty()),
+        postgres: common.postgres.clone().map(Secret::new),
+        session_timeout,
+        instance: instance.to_owned(),
+    })
+}
+
+/// The Kafka that was named.
+///
+/// # Errors
+/// When none is, or its properties cannot be read.
+pub fn connection(common: &Common) -> anyhow::Result<Connection> {
+    let brokers = common
+        .kafka
+        .as_ref()
+        .ok_or_else(|| ends(Exit::Usage, "no Kafka is named; give --kafka HOST:PORT or MILLRACE_KAFKA"))?;
+    let mut connection = Connection::plain(brokers, "millrace");
+    if let Some(path) = &common.kafka_config {
+        connection.extra = servers::kafka_properties(path)?;
+    }
+    Ok(connection)
+}
+
+/// A runtime for a verb that waits on servers.
+///
+/// # Errors
+/// When the system gives no threads.
+pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the runtime cannot start")
+}
+
+/// `millrace ingest`.
+///
+/// # Errors
+/// Whatever keeps the role from starting, or ends it.
+pub fn ingest(common: &Common, arguments: &IngestArgs) -> anyhow::Result<Exit> {
+    let plan = check::plan(common)?;
+    let servers = servers(common, "ingest", SESSION_TIMEOUT)?;
+    let metrics = Metrics::install()?;
+    runtime()?.block_on(async {
+        let listener = listen(arguments.listen).await?;
+        let public = arguments.public_base_url.as_deref();
+        let roles = vec![app::ingest::role(&plan, &servers, listener, public, None)?];
+        run(roles, arguments.metrics.metrics, metrics).await
+    })
+}
+
+/// `millrace worker`.
+///
+/// # Errors
+/// Whatever keeps the role from starting, or ends it.
+pub fn worker(common: &Common, arguments: &WorkerArgs) -> anyhow::Result<Exit> {
+    let plan = check::plan(common)?;
+    let servers = servers(common, &arguments.instance, arguments.group.session_timeout)?;
+    let metrics = Metrics::install()?;
+    runtime()?.block_on(async {
+        let roles = workers(&plan, &servers, &arguments.only).await?;
+        run(roles, arguments.metrics.metrics, metrics).await
+    })
+}
+
+/// `millrace project`.
+///
+/// # Errors
+/// Whatever keeps the role from starting, or ends it.
+pub fn project(common: &Common, arguments: &ProjectArgs) -> anyhow::Result<Exit> {
+    let plan = check::plan(common)?;
+    let servers = servers(common, "project", arguments.group.session_timeout)?;
+    let metrics = Metrics::install()?;
+    runtime()?.block_on(async {
+        let codec = servers.codec(&plan.namespace).await?;
+        let roles = vec![app::project::role(&plan, &servers, codec).await?];
+        run(roles, arguments.metrics.metrics, metrics).await
+    })
+}
+
+/// `millrace up`.
+///
+/// # Errors
+/// Whatever keeps a role from starting, or ends it.
+pub fn up(common: &Common, arguments: &UpArgs) -> anyhow::Result<Exit> {
+    let plan = check::plan(common)?;
+    let servers = servers(common, &arguments.worker.instance, arguments.worker.group.session_timeout)?;
+    let metrics = Metrics::install()?;
+    runtime()?.block_on(async {
+        let listener = listen(arguments.listen).await?;
+        let mut roles = Vec::new();
+        if !plan.sources.is_empty() {
+            let public = arguments.public_base_url.as_deref();
+            roles.push(app::ingest::role(&plan, &servers, listener, public, None)?);
+        }
+        roles.extend(workers(&plan, &servers, &arguments.worker.only).await?);
+        let codec = servers.codec(&plan.namespace).await?;
+        roles.push(app::project::role(&plan, &servers, codec).await?);
+        run(roles, arguments.worker.metrics.metrics, metrics).await
+    })
+}
+
+/// A worker for each group; with `only`, for each group that has one of these pipelines.
+///
+/// # Errors
+/// When a name is unknown, or a worker cannot start.
+pub async fn workers(plan: &Plan, servers: &Servers, only: &[String]) -> anyhow::Result<Vec<Role>> {
+    if let Some(unknown) = only.iter().find(|name| plan.pipeline(name).is_none()) {
+        return Err(ends(Exit::Usage, format!("there is no pipeline `{unknown}` in this project")));
+    }
+    let services = Arc::new(services::live(plan, servers).await?);
+    let groups = plan.groups.iter().filter(|group| {
+        only.is_empty() || group.pipelines.iter().any(|pipeline| only.iter().any(|name| *name == *pipeline.name))
+    });
+    groups
+        .map(|group| app::worker::role(&Arc::new(group.clone()), servers, &plan.namespace, &services))
+        .collect()
+}
+
+/// Listens on `address`.
+///
+/// # Errors
+/// When it is taken.
+pub async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address} for webhooks; choose another with --listen"))
+}
+
+async fn run(roles: Vec<Role>, metrics_at: SocketAddr, metrics: Metrics) -> anyhow::Result<Exit> {
+    let shutdown = supervise::shutdown_on_signal()?;
+    let admin = tokio_util::sync::CancellationToken::new();
+    let address = supervise::serve_health(metrics_at, metrics, &roles, admin.clone()).await?;
+    let names: Vec<&str> = roles.iter().map(|role| role.name.as_str()).collect();
+    tracing::info!(roles = names.join(", "), metrics = %address, "started");
+    let result = supervise::run(roles, shutdown).await;
+    // Health is served to the end, so that an orchestrator sees the drain.
+    admin.cancel();
+    result.map(|()| Exit::Done)
+}
