@@ -50,7 +50,10 @@ impl Servers {
     /// # Errors
     /// When none is named.
     pub fn postgres_url(&self) -> anyhow::Result<&str> {
-        let url = self.postgres.as_ref().context("no Postgres is named; give --postgres URL or MILLRACE_POSTGRES")?;
+        let url = self
+            .postgres
+            .as_ref()
+            .context("no Postgres is named; give --postgres URL or MILLRACE_POSTGRES")?;
         std::str::from_utf8(url.expose()).context("the address of Postgres is not UTF-8")
     }
 }

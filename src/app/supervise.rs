@@ -52,7 +52,8 @@ pub async fn run(roles: Vec<Role>, shutdown: CancellationToken) -> anyhow::Resul
             Ok(Ok(Ok(()))) => tracing::info!(role = name, "stopped"),
             Ok(Ok(Err(error))) => first_error = first_error.or(Some(error.context(format!("{name} failed")))),
             Ok(Err(error)) => {
-                first_error = first_error.or(Some(anyhow::Error::new(error).context(format!("{name} broke"))));
+                first_error =
+                    first_error.or(Some(anyhow::Error::new(error).context(format!("{name} broke"))));
             }
             Err(_) => {
                 let error = anyhow::anyhow!("{name} did not stop within {STOP_PATIENCE:?}");

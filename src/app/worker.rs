@@ -136,9 +136,8 @@ impl Seen {
 
 impl Counted {
     fn new(pipeline: &Arc<Pipeline>) -> Self {
-        let outcome = |outcome: Outcome| {
-            telemetry::counter(names::EXECUTIONS, &[&pipeline.name, outcome.name()])
-        };
+        let outcome =
+            |outcome: Outcome| telemetry::counter(names::EXECUTIONS, &[&pipeline.name, outcome.name()]);
         Self {
             pipeline: Arc::clone(pipeline),
             succeeded: outcome(Outcome::Succeeded),
@@ -175,8 +174,10 @@ fn process(group: &Arc<Group>, services: Arc<Services>, outbox: Arc<Outbox>) -> 
             unmatched.add(1);
             return Processing::Done(Vec::new());
         }
-        let (pipelines, services, outbox) = (Arc::clone(&pipelines), Arc::clone(&services), Arc::clone(&outbox));
-        let mut work = Box::pin(async move { all_pipelines(&pipelines, &record, &services, &outbox, now).await });
+        let (pipelines, services, outbox) =
+            (Arc::clone(&pipelines), Arc::clone(&services), Arc::clone(&outbox));
+        let mut work =
+            Box::pin(async move { all_pipelines(&pipelines, &record, &services, &outbox, now).await });
         // A pipeline that waits for nothing is done at the first poll.
         match work.as_mut().now_or_never() {
             Some(records) => Processing::Done(records),

@@ -1,0 +1,122 @@
+//! What became of the events: execution results from their topic, KPIs from Postgres.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use serde_json::{Map, Value};
+use tokio::sync::mpsc;
+
+use crate::cli::output;
+use crate::kafka::settings::Connection;
+use crate::kafka::tail::{Begin, End, Tail};
+use crate::ledger::ExecutionResult;
+use crate::postgres::rows;
+use crate::schema::codec::Codec;
+use std::sync::Arc;
+
+const POLL: Duration = Duration::from_millis(200);
+/// Pause between two looks at Postgres.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Execution results that are written from now on. Opened before the first webhook is posted.
+///
+/// # Errors
+/// When the topic cannot be read.
+pub async fn follow(
+    kafka: Connection,
+    topic: Arc<str>,
+    codec: Arc<Codec>,
+) -> anyhow::Result<mpsc::Receiver<ExecutionResult>> {
+    let tail = tokio::task::spawn_blocking(move || Tail::open(&kafka, &topic, Begin::Newest, End::Never))
+        .await?
+        .context("the execution results cannot be followed")?;
+    let (tell, results) = mpsc::channel(1000);
+    std::thread::Builder::new().name(String::from("results")).spawn(move || read(tail, &codec, &tell))?;
+    Ok(results)
+}
+
+/// Reads until nobody listens any more.
+fn read(mut tail: Tail, codec: &Codec, tell: &mpsc::Sender<ExecutionResult>) {
+    let mut records = Vec::new();
+    while !tell.is_closed() {
+        if let Err(error) = tail.read(POLL, &mut records) {
+            tracing::error!(error = crate::telemetry::logs::chain(&error), "execution results");
+            return;
+        }
+        for record in records.drain(..) {
+            let value = record.value.unwrap_or_default();
+            match codec.read_execution(&value) {
+                Ok(result) => {
+                    let _ = tell.blocking_send(result);
+                }
+                Err(error) => tracing::error!(%error, offset = record.offset, "an execution result is not readable"),
+            }
+        }
+    }
+}
+
+/// KPI tables that the quickstart shows: title, statement, columns.
+const TABLES: [(&str, &str, &[&str]); 2] = [
+    (
+        "kpi_revenue_1h",
+        "select to_char(window_start at time zone 'UTC', 'YYYY-MM-DD HH24:MI') as window_start, currency, \
+         to_char(value / 100, 'FM999999990.00') as value, events from kpi_revenue_1h order by 1, 2",
+        &["window_start", "currency", "value", "events"],
+    ),
+    (
+        "kpi_leads_1d (today)",
+        "select priority, source, to_char(value, 'FM999999990') as leads from kpi_leads_1d \
+         where window_start <= now() and window_end > now() order by 1, 2",
+        &["priority", "source", "leads"],
+    ),
+];
+
+/// Facts that are in the KPI tables: payments and leads.
+///
+/// # Errors
+/// When Postgres does not answer.
+pub async fn facts(pool: &sqlx::PgPool) -> anyhow::Result<i64> {
+    let statement = "select (select coalesce(sum(events), 0) from kpi_revenue_1h)::bigint \
+                     + (select coalesce(sum(events), 0) from kpi_leads_1d)::bigint as facts";
+    let answer = rows::query(pool, statement, &[]).await.context("the KPI tables cannot be read")?;
+    answer.first().and_then(|row| row.get("facts")).and_then(Value::as_i64).context("a count")
+}
+
+/// Waits until `wanted` facts are in the KPI tables; whether they came in time.
+///
+/// # Errors
+/// When Postgres does not answer.
+pub async fn until_facts(pool: &sqlx::PgPool, wanted: i64, patience: Duration) -> anyhow::Result<bool> {
+    let deadline = Instant::now() + patience;
+    loop {
+        if facts(pool).await? >= wanted {
+            return Ok(true);
+        }
+        if Instant::now() > deadline {
+            return Ok(false);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Prints the KPI tables.
+///
+/// # Errors
+/// When Postgres does not answer or the output is closed.
+pub async fn print_tables(pool: &sqlx::PgPool) -> anyhow::Result<()> {
+    for (title, statement, columns) in TABLES {
+        let rows = rows::query(pool, statement, &[]).await.context("the KPI tables cannot be read")?;
+        let cells: Vec<Vec<String>> =
+            rows.iter().map(|row| columns.iter().map(|column| cell(row, column)).collect()).collect();
+        output::print(&format!("\n{title}\n{}", output::table(columns, &cells)))?;
+    }
+    Ok(())
+}
+
+fn cell(row: &Map<String, Value>, column: &str) -> String {
+    match row.get(column) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Null) | None => String::from("-"),
+        Some(other) => other.to_string(),
+    }
+}
