@@ -131,14 +131,6 @@ pub struct CheckArgs {
     pub secrets: bool,
 }
 
-/// `check`.
-#[derive(Debug, Args)]
-pub struct CheckArgs {
-    /// Also warn of secrets that have no value here.
-    #[arg(long)]
-    pub secrets: bool,
-}
-
 /// `test`.
 #[derive(Debug, Args)]
 pub struct TestArgs {

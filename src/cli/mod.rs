@@ -5,6 +5,8 @@ pub mod check;
 pub mod health;
 pub mod lint_output;
 pub mod output;
+pub mod quickstart;
+pub mod roles;
 
 use std::fmt;
 
@@ -61,6 +63,11 @@ pub fn run(typed: Cli) -> anyhow::Result<Exit> {
     let Cli { verb, common } = typed;
     match verb {
         Verb::Check(arguments) => check::run(&common, arguments.secrets),
+        Verb::Ingest(arguments) => roles::ingest(&common, &arguments),
+        Verb::Worker(arguments) => roles::worker(&common, &arguments),
+        Verb::Project(arguments) => roles::project(&common, &arguments),
+        Verb::Up(arguments) => roles::up(&common, &arguments),
+        Verb::Quickstart(arguments) => quickstart::run(&common, &arguments),
         Verb::Health(arguments) => health::run(arguments.metrics.metrics),
         Verb::Completions(arguments) => completions(arguments.shell),
         _ => Err(ends(Exit::Refused, format!("not built: {}", common.project.display()))),
