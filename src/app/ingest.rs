@@ -39,9 +39,8 @@ pub fn role(
         sources.push((name.clone(), source));
     }
     anyhow::ensure!(!sources.is_empty(), "no connector has a `source:`; there is nothing to take in");
-    let mut settings = ProducerSettings::new(servers.kafka.clone());
-    settings.message_bytes_max = crate::app::worker::RECORD_BYTES_MAX;
-    let producer = Producer::start(settings).context("Kafka's producer cannot be made")?;
+    let producer = Producer::start(ProducerSettings::new(servers.kafka.clone()))
+        .context("Kafka's producer cannot be made")?;
     let stop = CancellationToken::new();
     let endpoint = Endpoint { settings: IngestSettings::default(), sources, producer, events };
     let address = listener.local_addr()?;

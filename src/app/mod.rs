@@ -1,6 +1,7 @@
 //! Composition root: builds clients, spawns roles, shuts down in order. The only folder that sees all.
 
 pub mod ingest;
+pub mod project;
 pub mod servers;
 pub mod services;
 pub mod supervise;

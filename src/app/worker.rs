@@ -26,8 +26,6 @@ use crate::record::{InRecord, OutRecord};
 use crate::stages::services::Services;
 use crate::telemetry::{self, Counter, Histogram, names};
 
-/// Largest record that is taken in or written, in bytes of key, value and headers; Kafka's default for topics.
-pub const RECORD_BYTES_MAX: usize = 1 << 20;
 /// A poll thread that has not come round for so long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 
@@ -41,15 +39,13 @@ pub fn role(
     namespace: &Namespace,
     services: &Arc<Services>,
 ) -> anyhow::Result<Role> {
-    let settings = settings(group, servers);
-    let outbox = Outbox::new(
-        Arc::clone(&services.codec),
-        namespace,
-        Sizes {
-            record_bytes_max: RECORD_BYTES_MAX,
-            dead_letter_bytes_max: RECORD_BYTES_MAX + crate::kafka::settings::DEAD_LETTER_ROOM_BYTES,
-        },
-    );
+    let producer = ProducerSettings::new(servers.kafka.clone());
+    let sizes = Sizes {
+        record_bytes_max: producer.message_bytes_max,
+        dead_letter_bytes_max: producer.dead_letter_bytes_max,
+    };
+    let outbox = Outbox::new(Arc::clone(&services.codec), namespace, sizes);
+    let settings = settings(group, servers, producer);
     let process = process(group, Arc::clone(services), Arc::new(outbox));
     let drain = CancellationToken::new();
     let stop = Stop { drain: drain.clone(), now: CancellationToken::new() };
@@ -74,12 +70,10 @@ pub fn role(
     })
 }
 
-fn settings(group: &Group, servers: &Servers) -> WorkerSettings {
+fn settings(group: &Group, servers: &Servers, producer: ProducerSettings) -> WorkerSettings {
     let topics = group.topics.iter().map(ToString::to_string).collect();
     let mut consumer = ConsumerSettings::new(servers.kafka.clone(), &*group.id, topics);
     consumer.session_timeout = servers.session_timeout;
-    let mut producer = ProducerSettings::new(servers.kafka.clone());
-    producer.message_bytes_max = RECORD_BYTES_MAX;
     let sender = match group.delivery {
         Delivery::ExactlyOnce => {
             let id = format!("{}.{}", group.id, servers.instance);

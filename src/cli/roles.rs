@@ -134,7 +134,8 @@ pub async fn workers(plan: &Plan, servers: &Servers, only: &[String]) -> anyhow:
     }
     let services = Arc::new(services::live(plan, servers).await?);
     let groups = plan.groups.iter().filter(|group| {
-        only.is_empty() || group.pipelines.iter().any(|pipeline| only.iter().any(|name| *name == *pipeline.name))
+        only.is_empty()
+            || group.pipelines.iter().any(|pipeline| only.iter().any(|name| *name == *pipeline.name))
     });
     groups
         .map(|group| app::worker::role(&Arc::new(group.clone()), servers, &plan.namespace, &services))

@@ -171,11 +171,16 @@ impl Demonstration<'_> {
             output::print(&format!("{id}   did not arrive: {} should have ended it\n", expected.pipeline))?;
         }
         let wanted = facts_before + i64::try_from(facts)?;
-        let arrived = results::until_facts(&pool, wanted, deadline.saturating_duration_since(Instant::now())).await?;
+        let arrived =
+            results::until_facts(&pool, wanted, deadline.saturating_duration_since(Instant::now())).await?;
         results::print_tables(&pool).await?;
         let all_good = good && arrived && waiting.is_empty();
-        let verdict = if all_good { "everything expected arrived" } else { "NOT everything expected arrived" };
-        output::print(&format!("\n{verdict}, {:.1} s after the start\n", self.begun.elapsed().as_secs_f64()))?;
+        let verdict =
+            if all_good { "everything expected arrived" } else { "NOT everything expected arrived" };
+        output::print(&format!(
+            "\n{verdict}, {:.1} s after the start\n",
+            self.begun.elapsed().as_secs_f64()
+        ))?;
         Ok(if all_good { Exit::Done } else { Exit::Failed })
     }
 
@@ -208,11 +213,15 @@ impl Demonstration<'_> {
         let is_refused = webhook.events.is_empty();
         let expected = webhook.events.iter().map(Some).chain(is_refused.then_some(None));
         for event in expected {
-            let told = tokio::time::timeout(PATIENCE, self.answered.recv()).await?.context("the endpoint ended")?;
+            let told =
+                tokio::time::timeout(PATIENCE, self.answered.recv()).await?.context("the endpoint ended")?;
             let Answered { connector, status, reason, event: accepted } = told;
             match (&accepted, event) {
                 (Some(accepted), Some(event)) => {
-                    output::print(&format!("{:<28} {connector:<9} {:<26} accepted\n", accepted.id, accepted.kind))?;
+                    output::print(&format!(
+                        "{:<28} {connector:<9} {:<26} accepted\n",
+                        accepted.id, accepted.kind
+                    ))?;
                     waiting.insert(accepted.id.clone(), *event);
                 }
                 _ => output::print(&format!("{:<28} {connector:<9} {:<26} {status} {reason}\n", "-", "-"))?,

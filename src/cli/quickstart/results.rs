@@ -49,7 +49,9 @@ fn read(mut tail: Tail, codec: &Codec, tell: &mpsc::Sender<ExecutionResult>) {
                 Ok(result) => {
                     let _ = tell.blocking_send(result);
                 }
-                Err(error) => tracing::error!(%error, offset = record.offset, "an execution result is not readable"),
+                Err(error) => {
+                    tracing::error!(%error, offset = record.offset, "an execution result is not readable")
+                }
             }
         }
     }

@@ -48,11 +48,13 @@ const LEADS: &str = "leads-hubspot";
 /// The webhooks of one run. `run` makes their ids new, so that a second run counts again.
 pub fn all(secrets: &Secrets, run: &str, now: DateTime<Utc>) -> Vec<Webhook> {
     let stripe = Signing::Stripe(secrets.stripe.clone());
-    let hubspot =
-        Signing::HubSpot { secret: secrets.hubspot.clone(), public_base_url: secrets.public_base_url.clone() };
+    let hubspot = Signing::HubSpot {
+        secret: secrets.hubspot.clone(),
+        public_base_url: secrets.public_base_url.clone(),
+    };
     let payment = |number: u32, amount: Option<i64>, currency: &str, live: bool, outcome: Outcome| Webhook {
         connector: "stripe",
-        body: payment(&format!("{run}_{number}"), amount, currency, live, now),
+        body: payment_body(&format!("{run}_{number}"), amount, currency, live, now),
         signing: stripe.clone(),
         status: 200,
         events: vec![Expected { pipeline: PAYMENTS, outcome }],
@@ -66,7 +68,7 @@ pub fn all(secrets: &Secrets, run: &str, now: DateTime<Utc>) -> Vec<Webhook> {
         payment(5, None, "eur", true, Outcome::DeadLettered),
         Webhook {
             connector: "stripe",
-            body: payment(&format!("{run}_6"), Some(1), "eur", true, now),
+            body: payment_body(&format!("{run}_6"), Some(1), "eur", true, now),
             signing: Signing::Stripe(Secret::new("whsec_somebody_else")),
             status: 401,
             events: Vec::new(),
@@ -82,7 +84,7 @@ pub fn all(secrets: &Secrets, run: &str, now: DateTime<Utc>) -> Vec<Webhook> {
 }
 
 /// A `payment_intent.succeeded` as Stripe writes it; without an amount it cannot be counted.
-fn payment(id: &str, amount: Option<i64>, currency: &str, live: bool, now: DateTime<Utc>) -> String {
+fn payment_body(id: &str, amount: Option<i64>, currency: &str, live: bool, now: DateTime<Utc>) -> String {
     json!({
         "id": format!("evt_{id}"),
         "object": "event",
