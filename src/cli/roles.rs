@@ -67,7 +67,7 @@ pub fn ingest(common: &Common, arguments: &IngestArgs) -> anyhow::Result<Exit> {
     let metrics = Metrics::install()?;
     runtime()?.block_on(async {
         let listener = listen(arguments.listen).await?;
-        let public = arguments.public_base_url.as_deref();
+        let public = arguments.public_url.as_deref();
         let roles = vec![app::ingest::role(&plan, &servers, listener, public, None)?];
         run(roles, arguments.metrics.metrics, metrics).await
     })
@@ -114,7 +114,7 @@ pub fn up(common: &Common, arguments: &UpArgs) -> anyhow::Result<Exit> {
         let listener = listen(arguments.listen).await?;
         let mut roles = Vec::new();
         if !plan.sources.is_empty() {
-            let public = arguments.public_base_url.as_deref();
+            let public = arguments.public_url.as_deref();
             roles.push(app::ingest::role(&plan, &servers, listener, public, None)?);
         }
         roles.extend(workers(&plan, &servers, &arguments.worker.only).await?);
