@@ -1,5 +1,6 @@
 //! Composition root: builds clients, spawns roles, shuts down in order. The only folder that sees all.
 
+pub mod apply;
 pub mod ingest;
 pub mod project;
 pub mod servers;

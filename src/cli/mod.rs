@@ -66,6 +66,12 @@ pub fn run(typed: Cli) -> anyhow::Result<Exit> {
         Verb::Ingest(arguments) => roles::ingest(&common, &arguments),
         Verb::Worker(arguments) => roles::worker(&common, &arguments),
         Verb::Project(arguments) => roles::project(&common, &arguments),
+        Verb::Apply(_) => {
+            let plan = check::plan(&common)?;
+            let servers = roles::servers(&common, "apply", std::time::Duration::from_secs(10))?;
+            roles::runtime()?.block_on(crate::app::apply::apply(&plan, &servers))?;
+            Ok(Exit::Done)
+        }
         Verb::Up(arguments) => roles::up(&common, &arguments),
         Verb::Quickstart(arguments) => quickstart::run(&common, &arguments),
         Verb::Health(arguments) => health::run(arguments.metrics.metrics),

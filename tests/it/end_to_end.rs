@@ -99,7 +99,8 @@ async fn posted_webhooks_arrive_once_though_a_worker_is_killed() {
     let payments = events::generate(11, 5_000, 400);
     let port = free_port();
     let listen = format!("127.0.0.1:{port}");
-    let mut ingest = scenario.millrace.start("ingest", &["ingest", "--listen", &listen, "--metrics", "127.0.0.1:0"]);
+    let mut ingest =
+        scenario.millrace.start("ingest", &["ingest", "--listen", &listen, "--metrics", "127.0.0.1:0"]);
     let mut projector = scenario.projector();
     let mut first = scenario.worker("a");
     let mut second = scenario.worker("b");
@@ -115,7 +116,10 @@ async fn posted_webhooks_arrive_once_though_a_worker_is_killed() {
 }
 
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port")
+        .port()
 }
 
 /// Posts the events over eight connections; the events of one customer go over one of them, in order. A 503 is sent
@@ -174,7 +178,11 @@ async fn assert_everything(scenario: &Scenario, payments: &[Payment]) {
         .filter(|payment| payment.livemode)
         .map(|payment| (format!("pi_{}", payment.id), payment))
         .collect();
-    assert_output(&readback::read_all(&kafka, &format!("{}.payments", scenario.name)), &live, &scenario.millrace.project);
+    assert_output(
+        &readback::read_all(&kafka, &format!("{}.payments", scenario.name)),
+        &live,
+        &scenario.millrace.project,
+    );
     assert_ledger(scenario, payments, live.len()).await;
     assert_kpi(scenario, payments).await;
 }
@@ -191,7 +199,9 @@ fn assert_output(records: &[Back], live: &HashMap<String, &Payment>, folder: &Pa
         let Value::Record(fields) = decoded else { panic!("a record") };
         let fields: HashMap<String, Value> = fields.into_iter().collect();
         let Value::String(id) = &fields["payment_id"] else { panic!("an id") };
-        let (Value::Long(seq), Value::Long(amount)) = (&fields["seq"], &fields["amount"]) else { panic!("numbers") };
+        let (Value::Long(seq), Value::Long(amount)) = (&fields["seq"], &fields["amount"]) else {
+            panic!("numbers")
+        };
         let payment = live.get(id).unwrap_or_else(|| panic!("{id} was never sent"));
         assert!(seen.insert(id.clone()), "{id} is there twice");
         assert_eq!((*seq, *amount), (i64::try_from(payment.seq).expect("small"), payment.amount), "{id}");
@@ -205,10 +215,12 @@ fn assert_output(records: &[Back], live: &HashMap<String, &Payment>, folder: &Pa
 
 async fn assert_ledger(scenario: &Scenario, payments: &[Payment], live: usize) {
     let pool = &scenario.database.pool;
-    let rows = sqlx::query("select outcome, count(*) as n, count(distinct event_id) as events from executions group by 1")
-        .fetch_all(pool)
-        .await
-        .expect("the table is there");
+    let rows = sqlx::query(
+        "select outcome, count(*) as n, count(distinct event_id) as events from executions group by 1",
+    )
+    .fetch_all(pool)
+    .await
+    .expect("the table is there");
     let outcomes: BTreeMap<String, (i64, i64)> =
         rows.iter().map(|row| (row.get("outcome"), (row.get("n"), row.get("events")))).collect();
     let live = i64::try_from(live).expect("small");
@@ -223,10 +235,11 @@ async fn assert_ledger(scenario: &Scenario, payments: &[Payment], live: usize) {
     // The projector folds tables after executions of the same transaction; give it a moment to reach the end.
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
-        let (count, total): (i64, i64) = sqlx::query_as("select count(*), coalesce(sum(amount), 0)::bigint from payments")
-            .fetch_one(pool)
-            .await
-            .expect("the table is there");
+        let (count, total): (i64, i64) =
+            sqlx::query_as("select count(*), coalesce(sum(amount), 0)::bigint from payments")
+                .fetch_one(pool)
+                .await
+                .expect("the table is there");
         let sum: i64 = payments.iter().filter(|payment| payment.livemode).map(|payment| payment.amount).sum();
         if (count, total) == (live, sum) {
             return;
@@ -252,7 +265,10 @@ async fn assert_kpi(scenario: &Scenario, payments: &[Payment]) {
             let value: String = row.get("value");
             let value: rust_decimal::Decimal = value.parse().expect("a number");
             let cents: i64 = value.normalize().to_string().parse().expect("whole cents");
-            table.insert((row.get::<i64, _>("hour"), row.get::<String, _>("currency")), (cents, row.get::<i64, _>("events")));
+            table.insert(
+                (row.get::<i64, _>("hour"), row.get::<String, _>("currency")),
+                (cents, row.get::<i64, _>("events")),
+            );
         }
         if table == oracle {
             return;

@@ -1,5 +1,6 @@
 //! Scenarios against real Kafka, a registry and Postgres.
 
+mod end_to_end;
 mod ingest;
 mod support;
 
