@@ -1,9 +1,18 @@
 //! Builds what stages use of the outside world.
 
+use anyhow::Context as _;
+
 use crate::app::servers::{Servers, declare_schemas};
 use crate::plan::Plan;
+use crate::postgres::dedupe::DedupeTable;
+use crate::postgres::pool;
 use crate::stages::clock::Clock;
-use crate::stages::services::Services;
+use crate::stages::destinations::Destinations;
+use crate::stages::limits::Limits;
+use crate::stages::services::{DedupeStore, HttpService, Services, SqlService};
+
+/// Connections for `sql` and `dedupe` stages.
+const CONNECTIONS_MAX: u32 = 8;
 
 /// Services of a running worker.
 ///
@@ -12,5 +21,15 @@ use crate::stages::services::Services;
 pub async fn live(plan: &Plan, servers: &Servers) -> anyhow::Result<Services> {
     let codec = servers.codec(&plan.namespace).await?;
     let schemas = declare_schemas(plan, &codec).await?;
-    Ok(Services { clock: Clock::wall(), codec, schemas })
+    let destinations = Destinations::new(&plan.targets).context("a connector's `target:` cannot be used")?;
+    let (sql, dedupe) = match &servers.postgres {
+        Some(_) => {
+            let pool = pool::lazy(servers.postgres_url()?, "worker", CONNECTIONS_MAX)
+                .context("the address of Postgres cannot be read")?;
+            (SqlService::Live(pool.clone()), DedupeStore::Live(DedupeTable::new(pool)))
+        }
+        None => (SqlService::Absent, DedupeStore::Absent),
+    };
+    let http = HttpService::Live(destinations);
+    Ok(Services { clock: Clock::wall(), codec, schemas, http, sql, dedupe, limits: Limits::default() })
 }
