@@ -150,7 +150,7 @@ impl Lints {
 /// The known word nearest to `word`, when one is near enough to be meant.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // In a short word one slip of the fingers (`cmr` for `crm`) is a large part of it.
-    let one_slip = |candidate: &str| word.len() > 1 && strsim::osa_distance(word, candidate) <= 1;
+    let one_slip = |candidate: &str| word.len() > 2 && strsim::osa_distance(word, candidate) <= 1;
     known
         .into_iter()
         .map(|candidate| (strsim::jaro_winkler(word, candidate), candidate))
