@@ -1,12 +1,15 @@
 //! Topics and groups as the cluster has them, and the difference to what they should be.
 //!
-//! Creates, never changes or deletes: adding partitions breaks the order of keys, and a setting that differs may be
-//! somebody's decision. Differences are told; the operator decides.
+//! Creates and, when told to, changes; never deletes. Adding partitions moves keys to other partitions, and a setting
+//! that differs may be somebody's decision: differences are told, and the operator decides.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, ConfigSource, NewPartitions, NewTopic, OwnedResourceSpecifier,
+    ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -72,12 +75,29 @@ pub fn compare(wanted: &Wanted, existing: Option<&Existing>) -> Vec<Difference> 
     }
     for (name, value) in &wanted.settings {
         let is = existing.settings.get(name);
-        if is != Some(value) {
+        if !is.is_some_and(|is| suffices(name, is, value)) {
             let (name, wanted) = (name.clone(), value.clone());
             differences.push(Difference::Setting { name, is: is.cloned(), wanted });
         }
     }
     differences
+}
+
+/// Whether the setting `name` does with the value `is` what `wanted` asks for.
+fn suffices(name: &str, is: &str, wanted: &str) -> bool {
+    match name {
+        // The order of its words means nothing, and brokers give it back as they like.
+        "cleanup.policy" => {
+            let words = |text: &str| text.split(',').map(|word| word.trim().to_owned()).collect::<BTreeSet<_>>();
+            words(is) == words(wanted)
+        }
+        // Room for more is fine.
+        "max.message.bytes" => match (is.parse::<i64>(), wanted.parse::<i64>()) {
+            (Ok(is), Ok(wanted)) => is >= wanted,
+            _ => is == wanted,
+        },
+        _ => is == wanted,
+    }
 }
 
 /// A question or order that Kafka did not answer as hoped.
@@ -102,9 +122,28 @@ pub enum AdminError {
         /// The broker's code.
         code: RDKafkaErrorCode,
     },
+    /// A topic could not be changed.
+    #[error("cannot change topic `{topic}`: {code:?}")]
+    Change {
+        /// Topic.
+        topic: String,
+        /// The broker's code.
+        code: RDKafkaErrorCode,
+    },
     /// The cluster could not be asked in the background.
     #[error("the question was not finished")]
     Cancelled,
+}
+
+impl AdminError {
+    /// Whether no broker answered, as opposed to one that refused.
+    pub fn is_unreachable(&self) -> bool {
+        use RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure, OperationTimedOut, RequestTimedOut, Resolve};
+        let Self::Ask { source, .. } = self else { return false };
+        source.rdkafka_error_code().is_some_and(|code| {
+            matches!(code, AllBrokersDown | BrokerTransportFailure | OperationTimedOut | RequestTimedOut | Resolve)
+        })
+    }
 }
 
 /// The cluster as [`Admin::cluster`] found it.
@@ -205,7 +244,7 @@ impl Admin {
         let mut settings: HashMap<String, BTreeMap<String, String>> = HashMap::new();
         for answer in answers {
             let resource = answer.map_err(|code| ask(KafkaError::AdminOp(code)))?;
-            if let rdkafka::admin::OwnedResourceSpecifier::Topic(name) = resource.specifier {
+            if let OwnedResourceSpecifier::Topic(name) = resource.specifier {
                 let values =
                     resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?)));
                 settings.insert(name, values.collect());
@@ -237,6 +276,45 @@ impl Admin {
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
                 Err((topic, code)) => return Err(AdminError::Create { topic, code }),
             }
+        }
+        Ok(())
+    }
+
+    /// Gives `topic` the values of `changes`, and keeps every other value that was set on it.
+    ///
+    /// # Errors
+    /// When Kafka refuses a value, or does not answer.
+    pub async fn set(&self, topic: &str, changes: &BTreeMap<String, String>) -> Result<(), AdminError> {
+        let ask = |source| AdminError::Ask { action: "change the settings of a topic", source };
+        let resource = [ResourceSpecifier::Topic(topic)];
+        let answers = self.client.describe_configs(resource.iter(), &options()).await.map_err(ask)?;
+        let refused = |code| AdminError::Change { topic: topic.to_owned(), code };
+        let mut values: BTreeMap<String, String> = BTreeMap::new();
+        for answer in answers {
+            // The order replaces all values at once: what was set before has to be in it.
+            let own = answer.map_err(refused)?.entries.into_iter();
+            let own = own.filter(|entry| entry.source == ConfigSource::DynamicTopic);
+            values.extend(own.filter_map(|entry| Some((entry.name, entry.value?))));
+        }
+        values.extend(changes.iter().map(|(name, value)| (name.clone(), value.clone())));
+        let order = AlterConfig::new(ResourceSpecifier::Topic(topic));
+        let order = values.iter().fold(order, |order, (name, value)| order.set(name, value));
+        for result in self.client.alter_configs([&order], &options()).await.map_err(ask)? {
+            result.map_err(|(_, code)| refused(code))?;
+        }
+        Ok(())
+    }
+
+    /// Adds partitions to `topic` until it has `partitions`.
+    ///
+    /// # Errors
+    /// When Kafka refuses, or does not answer.
+    pub async fn grow(&self, topic: &str, partitions: i32) -> Result<(), AdminError> {
+        let ask = |source| AdminError::Ask { action: "add partitions to a topic", source };
+        let count = usize::try_from(partitions).unwrap_or(0);
+        let order = NewPartitions::new(topic, count);
+        for result in self.client.create_partitions([&order], &options()).await.map_err(ask)? {
+            result.map_err(|(topic, code)| AdminError::Change { topic, code })?;
         }
         Ok(())
     }
@@ -356,6 +434,27 @@ mod tests {
             ]),
         };
         assert_eq!(compare(&wanted(), Some(&existing)), []);
+    }
+
+    #[test]
+    fn a_setting_may_be_written_otherwise_or_give_more_room() {
+        let wanted = Wanted {
+            settings: BTreeMap::from([
+                ("cleanup.policy".to_owned(), "compact,delete".to_owned()),
+                ("max.message.bytes".to_owned(), "1114112".to_owned()),
+            ]),
+            ..wanted()
+        };
+        let existing = |policy: &str, bytes: &str| Existing {
+            partitions: 12,
+            replication: 1,
+            settings: BTreeMap::from([
+                ("cleanup.policy".to_owned(), policy.to_owned()),
+                ("max.message.bytes".to_owned(), bytes.to_owned()),
+            ]),
+        };
+        assert_eq!(compare(&wanted, Some(&existing("delete,compact", "2097152"))), []);
+        assert_eq!(compare(&wanted, Some(&existing("delete", "1048588"))).len(), 2);
     }
 
     #[test]

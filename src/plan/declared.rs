@@ -8,7 +8,7 @@ use crate::config::project::{Project, Thing};
 use crate::config::topic::{Cleanup, TopicConfig};
 use crate::plan::kpis::KpiSpec;
 use crate::plan::tables::TableSpec;
-use crate::plan::topics::{Role, TopicSpec};
+use crate::plan::topics::{RECORD_ROOM_BYTES, Role, TopicSpec};
 use crate::schema::value::{Column, ValueSchema};
 use crate::stages::context::ValueFormat;
 use crate::yaml::lint::{Lints, Spanned, suggestion};
@@ -58,6 +58,8 @@ fn spec(name: &str, topic: &TopicConfig, value: ValueFormat) -> TopicSpec {
         Cleanup::CompactAndDelete => "compact,delete",
     };
     let mut settings = BTreeMap::from([("cleanup.policy", String::from(policy))]);
+    // Kafka's default counts the batch around a record too and would refuse the largest that is taken in.
+    settings.insert("max.message.bytes", RECORD_ROOM_BYTES.to_string());
     if let Some(retention) = topic.retention {
         settings.insert("retention.ms", retention.as_millis().to_string());
     }

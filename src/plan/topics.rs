@@ -16,6 +16,8 @@ const EXECUTIONS_RETENTION: Duration = Duration::from_secs(14 * 86_400);
 const FACTS_RETENTION: Duration = Duration::from_secs(90 * 86_400);
 /// How long dead letters wait for somebody to look at them.
 const DEAD_LETTER_RETENTION: Duration = Duration::from_secs(30 * 86_400);
+/// Room for a record of 1 MiB, the most that is taken in or written, and 64 KiB for what Kafka puts around it.
+pub const RECORD_ROOM_BYTES: u32 = (1 << 20) + (64 << 10);
 /// Room for a source record of Kafka's default limit of 1 MiB and the headers that a dead letter adds.
 const DEAD_LETTER_BYTES_MAX: u32 = 2 << 20;
 

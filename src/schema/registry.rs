@@ -12,6 +12,21 @@ use crate::schema::error::SchemaError;
 const CALL_MAX: Duration = Duration::from_secs(10);
 /// The registry's `error_code` for "schema not found".
 const SCHEMA_NOT_FOUND: u32 = 40_403;
+/// The registry's `error_code`s for "subject not found" and "version not found".
+const SUBJECT_NOT_FOUND: [u32; 2] = [40_401, 40_402];
+
+/// How a schema stands to the last one that is registered under its subject.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// Nothing is registered.
+    Missing,
+    /// It is the last one.
+    Same,
+    /// It differs, and the registry would take it as a new version.
+    Newer,
+    /// It differs, and the registry would refuse it.
+    Incompatible,
+}
 
 /// A registry.
 #[derive(Clone, Debug)]
@@ -49,6 +64,37 @@ impl Registry {
         })
     }
 
+    /// How `schema` stands to what is registered under `subject`. Changes nothing.
+    ///
+    /// # Errors
+    /// [`SchemaError::Refused`] when the registry does not let it be asked, [`SchemaError::Unavailable`].
+    pub async fn standing(&self, subject: &str, schema: &str) -> Result<Standing, SchemaError> {
+        let refused = |error: &SRCError| match raw(error) {
+            Some(raw) if !is_outage(error) => {
+                SchemaError::Refused { subject: subject.to_owned(), message: raw.message.clone() }
+            }
+            _ => unavailable(error),
+        };
+        let latest =
+            schema_registry::get_schema_by_subject_and_version(&self.settings, subject, None).await;
+        let latest = match latest {
+            Ok(latest) => latest,
+            Err(error) if raw(&error).is_some_and(|raw| SUBJECT_NOT_FOUND.contains(&raw.error_code)) => {
+                return Ok(Standing::Missing);
+            }
+            Err(error) => return Err(refused(&error)),
+        };
+        if is_same(&latest.schema, schema) {
+            return Ok(Standing::Same);
+        }
+        let supplied = SuppliedSchema::new(None, SchemaType::Avro, schema.to_owned());
+        match schema_registry::is_compatible_schema(&self.settings, subject.to_owned(), supplied).await {
+            Ok(true) => Ok(Standing::Newer),
+            Ok(false) => Ok(Standing::Incompatible),
+            Err(error) => Err(refused(&error)),
+        }
+    }
+
     /// The text of schema `id`.
     ///
     /// # Errors
@@ -62,6 +108,12 @@ impl Registry {
             Err(error) => Err(unavailable(&error)),
         }
     }
+}
+
+/// Whether two texts are the same JSON: registries give a schema back in their own layout.
+fn is_same(left: &str, right: &str) -> bool {
+    let read = |text: &str| serde_json::from_str::<serde_json::Value>(text).ok();
+    read(left).is_some_and(|left| Some(left) == read(right))
 }
 
 /// The registry's own answer, when it gave one.
