@@ -91,7 +91,7 @@ pub enum Verb {
     /// Run the tests in the pipeline files; needs no network.
     Test(TestArgs),
     /// Show what `apply` would change.
-    Plan,
+    Plan(PlanArgs),
     /// Create or change topics, schemas and tables until they are as the project says.
     Apply(ApplyArgs),
     /// Run all roles in one process.
@@ -138,12 +138,33 @@ pub struct TestArgs {
     pub pipeline: Option<String>,
 }
 
+/// `plan`.
+#[derive(Debug, Args)]
+#[command(after_help = "Servers that are not named are left out.\n\n\
+    Examples:\n  \
+    millrace plan --kafka 127.0.0.1:9092\n  \
+    millrace plan --output json")]
+pub struct PlanArgs {
+    /// Copies of each partition of a new topic; by default as many as the brokers are set to.
+    #[arg(long, env = "MILLRACE_REPLICATION", value_name = "COPIES", value_parser = clap::value_parser!(i32).range(1..=100))]
+    pub replication: Option<i32>,
+}
+
 /// `apply`.
 #[derive(Debug, Args)]
+#[command(after_help = "Servers that are not named are left out. Nothing is ever deleted, and running it again \
+    changes nothing.\n\n\
+    Examples:\n  \
+    millrace apply                             show, ask, change\n  \
+    millrace apply --yes                       for scripts: do not ask\n  \
+    millrace apply --yes --replication 3       three copies of each new partition")]
 pub struct ApplyArgs {
     /// Do not ask.
     #[arg(long)]
     pub yes: bool,
+    /// What `plan` understands.
+    #[command(flatten)]
+    pub plan: PlanArgs,
 }
 
 /// Where metrics and health are served.

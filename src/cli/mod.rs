@@ -1,6 +1,8 @@
 //! The command line: one subcommand, one match arm, one call.
 
+pub mod apply;
 pub mod args;
+pub mod ask;
 pub mod check;
 pub mod health;
 pub mod lint_output;
@@ -10,6 +12,7 @@ pub mod roles;
 
 use std::fmt;
 
+use crate::app::reach::Unreachable;
 use crate::cli::args::{Cli, Verb};
 
 /// How a verb ended, as the exit code says it.
@@ -50,8 +53,12 @@ pub fn ends(exit: Exit, message: impl Into<String>) -> anyhow::Error {
     anyhow::Error::new(Ends { exit, message: message.into() })
 }
 
-/// The exit code of an error: what [`Ends`] says wherever it stands in the chain, else "failed".
+/// The exit code of an error: what [`Ends`] says wherever it stands in the chain, else "failed"; a server that could
+/// not be reached has a code of its own.
 pub fn exit_of(error: &anyhow::Error) -> Exit {
+    if error.chain().any(|cause| cause.is::<Unreachable>()) {
+        return Exit::Unreachable;
+    }
     error.chain().find_map(|cause| cause.downcast_ref::<Ends>()).map_or(Exit::Failed, |ends| ends.exit)
 }
 
@@ -63,15 +70,11 @@ pub fn run(typed: Cli) -> anyhow::Result<Exit> {
     let Cli { verb, common } = typed;
     match verb {
         Verb::Check(arguments) => check::run(&common, arguments.secrets),
+        Verb::Plan(arguments) => apply::plan(&common, &arguments),
+        Verb::Apply(arguments) => apply::run(&common, &arguments),
         Verb::Ingest(arguments) => roles::ingest(&common, &arguments),
         Verb::Worker(arguments) => roles::worker(&common, &arguments),
         Verb::Project(arguments) => roles::project(&common, &arguments),
-        Verb::Apply(_) => {
-            let plan = check::plan(&common)?;
-            let servers = roles::servers(&common, "apply", std::time::Duration::from_secs(10))?;
-            roles::runtime()?.block_on(crate::app::apply::apply(&plan, &servers))?;
-            Ok(Exit::Done)
-        }
         Verb::Up(arguments) => roles::up(&common, &arguments),
         Verb::Quickstart(arguments) => quickstart::run(&common, &arguments),
         Verb::Health(arguments) => health::run(arguments.metrics.metrics),

@@ -57,6 +57,18 @@ pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the runtime cannot start")
 }
 
+/// Waits for `work` on a runtime of its own. A question to a server that is still open when `work` has ended is given
+/// up.
+///
+/// # Errors
+/// Those of `work`, or when the system gives no threads.
+pub fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = runtime()?;
+    let result = runtime.block_on(work);
+    runtime.shutdown_background();
+    result
+}
+
 /// `millrace ingest`.
 ///
 /// # Errors

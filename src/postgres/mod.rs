@@ -4,4 +4,5 @@ pub mod dedupe;
 pub mod fault;
 pub mod migrate;
 pub mod pool;
+pub mod reach;
 pub mod rows;

@@ -1,0 +1,74 @@
+//! What the command line asks the projector's database: what is missing, and the ledger's counts.
+
+use std::collections::BTreeMap;
+
+use sqlx::Row as _;
+use sqlx::postgres::PgPool;
+
+use crate::plan::kpis::KpiSpec;
+use crate::project::apply::ApplyError;
+use crate::project::ddl::{self, Definition};
+
+/// Views that the KPIs need and the database does not have. A KPI that has changed since its rows were folded is
+/// refused, as [`crate::project::apply::run`] would.
+///
+/// # Errors
+/// [`ApplyError`].
+pub async fn missing_views(pool: &PgPool, kpis: &[KpiSpec]) -> Result<Vec<String>, ApplyError> {
+    let known = relation_exists(pool, "kpi_definitions").await?;
+    let mut missing = Vec::new();
+    for spec in kpis {
+        if known {
+            let row =
+                sqlx::query("select fact, aggregate, dimensions, time_zone from kpi_definitions where kpi = $1")
+                    .bind(&*spec.name)
+                    .fetch_optional(pool)
+                    .await?;
+            if let Some(row) = row {
+                let definition = Definition {
+                    fact: row.try_get(0)?,
+                    aggregate: row.try_get(1)?,
+                    dimensions: row.try_get(2)?,
+                    time_zone: row.try_get(3)?,
+                };
+                ddl::kpi(spec, Some(&definition))?;
+            }
+        }
+        for window in &spec.windows {
+            let view = spec.view(*window);
+            if !relation_exists(pool, &view).await? {
+                missing.push(view);
+            }
+        }
+    }
+    Ok(missing)
+}
+
+async fn relation_exists(pool: &PgPool, name: &str) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("select to_regclass($1) is not null").bind(ddl::quoted(name)).fetch_one(pool).await
+}
+
+/// How many records ended how, by pipeline and outcome ([`crate::ledger::Outcome::name`]).
+///
+/// # Errors
+/// When Postgres fails, or has no ledger yet.
+pub async fn outcomes(pool: &PgPool) -> Result<BTreeMap<(String, String), i64>, sqlx::Error> {
+    let rows = sqlx::query("select pipeline, outcome, count(*) from executions group by 1, 2")
+        .fetch_all(pool)
+        .await?;
+    rows.iter().map(|row| Ok(((row.try_get(0)?, row.try_get(1)?), row.try_get(2)?))).collect()
+}
+
+/// How many records of `topic` each pipeline has a result for, by pipeline, topic and partition, below the offsets
+/// that are given.
+///
+/// # Errors
+/// When Postgres fails, or has no ledger yet.
+pub async fn results_by_partition(pool: &PgPool) -> Result<BTreeMap<(String, String, i32), i64>, sqlx::Error> {
+    let rows = sqlx::query("select pipeline, topic, partition, count(*) from executions group by 1, 2, 3")
+        .fetch_all(pool)
+        .await?;
+    rows.iter()
+        .map(|row| Ok(((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?), row.try_get(3)?)))
+        .collect()
+}
