@@ -94,7 +94,7 @@ pub async fn serve_health(
     let probes: Vec<_> = roles.iter().map(|role| Arc::clone(&role.health)).collect();
     let probe: server::HealthProbe = Arc::new(move || probes.iter().map(|probe| probe()).collect());
     tokio::spawn(async move {
-        if let Err(error) = server::serve(listener, metrics, probe, Arc::new(|| {}), shutdown).await {
+        if let Err(error) = server::serve(listener, metrics, probe, shutdown).await {
             tracing::error!(%error, "metrics and health are no longer served");
         }
     });

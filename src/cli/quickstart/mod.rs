@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use chrono::Utc;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -57,11 +59,17 @@ fn set_missing_secrets<S>(secrets: impl Iterator<Item = (SecretRef, S)>) {
     for (secret, _) in secrets {
         let SecretRef { place: Place::Env(name), optional: false } = secret else { continue };
         if std::env::var_os(&name).is_none() {
-            let value = format!("quickstart-{}", uuid::Uuid::new_v4().simple());
+            let value = made_up_secret();
             // SAFETY: called before the runtime and any client starts, so no other thread reads the environment.
             unsafe { std::env::set_var(&name, value) };
         }
     }
+}
+
+/// A secret that fits every scheme: Standard Webhooks wants base64 after its prefix, the others take any text.
+fn made_up_secret() -> String {
+    let random = [uuid::Uuid::new_v4().into_bytes(), uuid::Uuid::new_v4().into_bytes()].concat();
+    format!("whsec_{}", STANDARD.encode(random))
 }
 
 async fn show(
