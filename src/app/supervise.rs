@@ -43,7 +43,10 @@ pub async fn run(roles: Vec<Role>, shutdown: CancellationToken) -> anyhow::Resul
     }
     let failed = tokio::select! {
         () = shutdown.cancelled() => None,
-        ended = first_end(&mut running) => Some(ended),
+        ended = first_end(&mut running) => {
+            tracing::error!(error = crate::telemetry::logs::chain(ended.as_ref()), "a role ended; stopping the others");
+            Some(ended)
+        }
     };
     let mut first_error = failed;
     for (name, stop, task) in running {

@@ -234,6 +234,8 @@ impl TransactionSettings {
             .set("transactional.id", format!("{}.{turn}", self.id))
             .set("transaction.timeout.ms", self.timeout.as_millis().to_string())
             .set("message.timeout.ms", delivery.as_millis().to_string())
+            // librdkafka refuses a longer one; two thirds leave room for a second try within the transaction.
+            .set("socket.timeout.ms", (self.timeout * 2 / 3).as_millis().min(10_000).to_string())
             // The commit reports records that failed; a report for each that did not is wasted work.
             .set("delivery.report.only.error", "true");
         config
@@ -242,7 +244,7 @@ impl TransactionSettings {
     /// A commit that took longer may have been repeated by librdkafka on another connection. Its producer is not
     /// used again, so that a late copy of the request cannot end a later transaction.
     pub fn slow_commit(&self) -> Duration {
-        Duration::from_secs(5)
+        (self.timeout / 3).min(Duration::from_secs(5))
     }
 }
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -55,9 +56,20 @@ pub enum TailError {
     },
 }
 
+/// Reading to the end of a partition is no error here, though the wrapper reports it as one.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "reader");
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
 /// A topic being read. Blocks; use it where that does no harm.
 pub struct Tail {
-    consumer: BaseConsumer,
+    consumer: BaseConsumer<Quiet>,
     topic: Arc<str>,
     /// Partitions not yet read to their end, and that end; empty with [`End::Never`].
     open: BTreeMap<i32, i64>,
@@ -74,7 +86,7 @@ impl Tail {
         let mut config = settings::plain_reader(connection);
         // Retention may pass the position between the question and the fetch; go on with what is kept.
         config.set("auto.offset.reset", "earliest");
-        let consumer: BaseConsumer = config.create().map_err(read)?;
+        let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(read)?;
         let metadata = consumer.fetch_metadata(Some(topic), ASK_TIMEOUT).map_err(read)?;
         let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
         let found = found.filter(|found| !found.partitions().is_empty());

@@ -93,15 +93,19 @@ async fn show(
     print_addresses(&servers, &endpoint, &metrics_at.to_string())?;
     let results = results::follow(servers.kafka.clone(), plan.namespace.executions_topic(), codec).await?;
     let stop = CancellationToken::new();
-    let running = tokio::spawn(supervise::run(all, stop.clone()));
+    let mut running = tokio::spawn(supervise::run(all, stop.clone()));
     let demonstration = Demonstration { plan: &plan, endpoint: &endpoint, answered, results, begun };
     let outcome = tokio::select! {
         outcome = demonstration.run(servers.postgres_url()?) => Some(outcome),
         () = shutdown.cancelled() => None,
+        ended = &mut running => return ended?.map(|()| Exit::Failed),
     };
     if let (Some(Ok(_)), false) = (&outcome, arguments.once) {
         print_next(&endpoint, &metrics_at.to_string())?;
-        shutdown.cancelled().await;
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            ended = &mut running => return ended?.map(|()| Exit::Failed),
+        }
     }
     stop.cancel();
     let ended = running.await?;
