@@ -98,9 +98,9 @@ pub async fn find(plan: &Plan, targets: &Targets) -> anyhow::Result<Found> {
     }
     match &targets.postgres {
         Some(url) => find_tables(plan, url, &mut found).await?,
-        None => found.left_out.push(
-            "tables and views: no Postgres is named (--postgres or MILLRACE_POSTGRES)".to_owned(),
-        ),
+        None => found
+            .left_out
+            .push("tables and views: no Postgres is named (--postgres or MILLRACE_POSTGRES)".to_owned()),
     }
     Ok(found)
 }
@@ -158,7 +158,8 @@ pub fn subjects(plan: &Plan) -> Vec<(String, String)> {
 async fn find_topics(plan: &Plan, connection: &Connection, found: &mut Found) -> anyhow::Result<()> {
     reach::kafka(connection).await?;
     let names: Vec<&str> = plan.topics.iter().map(|topic| &*topic.name).collect();
-    let existing = Admin::new(connection)?.describe(&names).await.context("the topics cannot be looked at")?;
+    let existing =
+        Admin::new(connection)?.describe(&names).await.context("the topics cannot be looked at")?;
     for topic in &plan.topics {
         let change = changes::topic(wanted(topic), topic.role, existing.get(&*topic.name));
         found.changes.extend(change.lines());

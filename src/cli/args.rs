@@ -152,12 +152,14 @@ pub struct PlanArgs {
 
 /// `apply`.
 #[derive(Debug, Args)]
-#[command(after_help = "Servers that are not named are left out. Nothing is ever deleted, and running it again \
+#[command(
+    after_help = "Servers that are not named are left out. Nothing is ever deleted, and running it again \
     changes nothing.\n\n\
     Examples:\n  \
     millrace apply                             show, ask, change\n  \
     millrace apply --yes                       for scripts: do not ask\n  \
-    millrace apply --yes --replication 3       three copies of each new partition")]
+    millrace apply --yes --replication 3       three copies of each new partition"
+)]
 pub struct ApplyArgs {
     /// Do not ask.
     #[arg(long)]

@@ -9,6 +9,7 @@ pub mod lint_output;
 pub mod output;
 pub mod quickstart;
 pub mod roles;
+pub mod test;
 
 use std::fmt;
 
@@ -70,6 +71,7 @@ pub fn run(typed: Cli) -> anyhow::Result<Exit> {
     let Cli { verb, common } = typed;
     match verb {
         Verb::Check(arguments) => check::run(&common, arguments.secrets),
+        Verb::Test(arguments) => test::run(&common, &arguments),
         Verb::Plan(arguments) => apply::plan(&common, &arguments),
         Verb::Apply(arguments) => apply::run(&common, &arguments),
         Verb::Ingest(arguments) => roles::ingest(&common, &arguments),

@@ -38,6 +38,7 @@ pub struct StepConfig {
 
 /// What a step does.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a handful per pipeline, made once when a project is read")]
 pub enum ActionConfig {
     /// A leaf stage.
     Stage(StageConfig),

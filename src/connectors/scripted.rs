@@ -35,9 +35,8 @@ impl ScriptedCall {
         let mut fields = Fields::of(node, "a scripted call", lints)?;
         let connector = fields.required("connector", lints).and_then(|node| fields::text(node, lints));
         let call = fields.required("call", lints).and_then(|node| fields::text(node, lints));
-        let respond = fields
-            .required("respond", lints)
-            .and_then(|node| fields::list(node, lints, |node, lints| decode_answer(node, lints)));
+        let respond =
+            fields.required("respond", lints).and_then(|node| fields::list(node, lints, decode_answer));
         fields.finish(lints);
         Some(Self { connector: connector?, call: call?, respond: respond? })
     }

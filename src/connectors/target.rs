@@ -233,8 +233,8 @@ pub(super) fn headers(node: &Node, lints: &mut Lints) -> Vec<(String, String)> {
 
 fn limits(node: &Node, lints: &mut Lints) -> Option<TargetLimits> {
     let mut fields = Fields::of(node, "a target's limits", lints)?;
-    let mut limits = TargetLimits::default();
-    limits.rate = fields.optional("rate").and_then(|node| fields::rate(node, lints));
+    let rate = fields.optional("rate").and_then(|node| fields::rate(node, lints));
+    let mut limits = TargetLimits { rate, ..TargetLimits::default() };
     if let Some(count) =
         fields.optional("concurrency").and_then(|node| fields::integer(node, 1..=10_000, lints))
     {

@@ -88,7 +88,8 @@ fn suffices(name: &str, is: &str, wanted: &str) -> bool {
     match name {
         // The order of its words means nothing, and brokers give it back as they like.
         "cleanup.policy" => {
-            let words = |text: &str| text.split(',').map(|word| word.trim().to_owned()).collect::<BTreeSet<_>>();
+            let words =
+                |text: &str| text.split(',').map(|word| word.trim().to_owned()).collect::<BTreeSet<_>>();
             words(is) == words(wanted)
         }
         // Room for more is fine.
@@ -138,10 +139,15 @@ pub enum AdminError {
 impl AdminError {
     /// Whether no broker answered, as opposed to one that refused.
     pub fn is_unreachable(&self) -> bool {
-        use RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure, OperationTimedOut, RequestTimedOut, Resolve};
+        use RDKafkaErrorCode::{
+            AllBrokersDown, BrokerTransportFailure, OperationTimedOut, RequestTimedOut, Resolve,
+        };
         let Self::Ask { source, .. } = self else { return false };
         source.rdkafka_error_code().is_some_and(|code| {
-            matches!(code, AllBrokersDown | BrokerTransportFailure | OperationTimedOut | RequestTimedOut | Resolve)
+            matches!(
+                code,
+                AllBrokersDown | BrokerTransportFailure | OperationTimedOut | RequestTimedOut | Resolve
+            )
         })
     }
 }

@@ -19,11 +19,12 @@ pub async fn missing_views(pool: &PgPool, kpis: &[KpiSpec]) -> Result<Vec<String
     let mut missing = Vec::new();
     for spec in kpis {
         if known {
-            let row =
-                sqlx::query("select fact, aggregate, dimensions, time_zone from kpi_definitions where kpi = $1")
-                    .bind(&*spec.name)
-                    .fetch_optional(pool)
-                    .await?;
+            let row = sqlx::query(
+                "select fact, aggregate, dimensions, time_zone from kpi_definitions where kpi = $1",
+            )
+            .bind(&*spec.name)
+            .fetch_optional(pool)
+            .await?;
             if let Some(row) = row {
                 let definition = Definition {
                     fact: row.try_get(0)?,
@@ -64,7 +65,9 @@ pub async fn outcomes(pool: &PgPool) -> Result<BTreeMap<(String, String), i64>, 
 ///
 /// # Errors
 /// When Postgres fails, or has no ledger yet.
-pub async fn results_by_partition(pool: &PgPool) -> Result<BTreeMap<(String, String, i32), i64>, sqlx::Error> {
+pub async fn results_by_partition(
+    pool: &PgPool,
+) -> Result<BTreeMap<(String, String, i32), i64>, sqlx::Error> {
     let rows = sqlx::query("select pipeline, topic, partition, count(*) from executions group by 1, 2, 3")
         .fetch_all(pool)
         .await?;

@@ -75,8 +75,7 @@ impl Registry {
             }
             _ => unavailable(error),
         };
-        let latest =
-            schema_registry::get_schema_by_subject_and_version(&self.settings, subject, None).await;
+        let latest = schema_registry::get_schema_by_subject_and_version(&self.settings, subject, None).await;
         let latest = match latest {
             Ok(latest) => latest,
             Err(error) if raw(&error).is_some_and(|raw| SUBJECT_NOT_FOUND.contains(&raw.error_code)) => {

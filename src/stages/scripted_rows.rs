@@ -25,9 +25,7 @@ impl ScriptedRows {
     pub fn decode(node: &Node, lints: &mut Lints) -> Option<Self> {
         let mut fields = Fields::of(node, "scripted rows", lints)?;
         let stage = fields.required("stage", lints).and_then(|node| fields::text(node, lints));
-        let respond = fields
-            .required("respond", lints)
-            .and_then(|node| fields::list(node, lints, |node, lints| rows(node, lints)));
+        let respond = fields.required("respond", lints).and_then(|node| fields::list(node, lints, rows));
         fields.finish(lints);
         Some(Self { stage: stage?, respond: respond? })
     }

@@ -208,7 +208,7 @@ impl Demonstration<'_> {
     fn secret(&self, connector: &str) -> anyhow::Result<Secret> {
         let source = self.plan.sources.get(connector).context("looked for at the start")?;
         let secret = source.config.verify.secrets.first().context("the connector names no secret")?;
-        Ok(secret.resolve()?.context("the secret has no value")?)
+        secret.resolve()?.context("the secret has no value")
     }
 
     /// Posts one webhook and prints what the endpoint made of it; its events are waited for from now on.

@@ -48,10 +48,7 @@ fn mistakes_are_found_before_anything_runs() {
     let bench = Bench::new(CALLS, "[]");
     let lints = |text: &str| bench.compile("http", text).expect_err("lints");
     let suggests = |word: &str| format!("did you mean `{word}`?");
-    assert_eq!(
-        lints("{connector: cmr, call: note}"),
-        [("unknown-connector", suggests("crm"))]
-    );
+    assert_eq!(lints("{connector: cmr, call: note}"), [("unknown-connector", suggests("crm"))]);
     assert_eq!(lints("{connector: crm, call: notes}"), [("unknown-call", suggests("note"))]);
     assert_eq!(
         lints("{connector: crm, call: note}"),
