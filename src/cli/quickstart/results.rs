@@ -10,6 +10,7 @@ use crate::cli::output;
 use crate::kafka::settings::Connection;
 use crate::kafka::tail::{Begin, End, Tail};
 use crate::ledger::ExecutionResult;
+use crate::postgres::pool::Pool;
 use crate::postgres::rows;
 use crate::schema::codec::Codec;
 use std::sync::Arc;
@@ -77,7 +78,7 @@ const TABLES: [(&str, &str, &[&str]); 2] = [
 ///
 /// # Errors
 /// When Postgres does not answer.
-pub async fn facts(pool: &sqlx::PgPool) -> anyhow::Result<i64> {
+pub async fn facts(pool: &Pool) -> anyhow::Result<i64> {
     let statement = "select (select coalesce(sum(events), 0) from kpi_revenue_1h)::bigint \
                      + (select coalesce(sum(events), 0) from kpi_leads_1d)::bigint as facts";
     let answer = rows::query(pool, statement, &[]).await.context("the KPI tables cannot be read")?;
@@ -88,7 +89,7 @@ pub async fn facts(pool: &sqlx::PgPool) -> anyhow::Result<i64> {
 ///
 /// # Errors
 /// When Postgres does not answer.
-pub async fn until_facts(pool: &sqlx::PgPool, wanted: i64, patience: Duration) -> anyhow::Result<bool> {
+pub async fn until_facts(pool: &Pool, wanted: i64, patience: Duration) -> anyhow::Result<bool> {
     let deadline = Instant::now() + patience;
     loop {
         if facts(pool).await? >= wanted {
@@ -105,7 +106,7 @@ pub async fn until_facts(pool: &sqlx::PgPool, wanted: i64, patience: Duration) -
 ///
 /// # Errors
 /// When Postgres does not answer or the output is closed.
-pub async fn print_tables(pool: &sqlx::PgPool) -> anyhow::Result<()> {
+pub async fn print_tables(pool: &Pool) -> anyhow::Result<()> {
     for (title, statement, columns) in TABLES {
         let rows = rows::query(pool, statement, &[]).await.context("the KPI tables cannot be read")?;
         let cells: Vec<Vec<String>> =
