@@ -185,6 +185,11 @@ impl<'a> Compiler<'a> {
                 self.is_declared(topic, "`input` reads", lints);
             }
         }
+        for call in written.tests.iter().flat_map(|case| &case.http) {
+            if !self.declared.broken_connectors.contains(&call.connector.value) {
+                call.check(&self.declared.targets, lints);
+            }
+        }
         let name: Arc<str> = name.into();
         let mut cx = CompileCx {
             types: self.types(&written.input),

@@ -9,7 +9,8 @@ use crate::config::step::{
     ActionConfig, ErrorPolicyConfig, ForEachConfig, RouteConfig, StepConfig, ThenConfig,
 };
 use crate::expr::{Kind, Value, program};
-use crate::plan::flow::{Action, Branch, ErrorPolicy, ForEach, Retry, Route, Step, Then};
+use crate::plan::flow::{self, Action, Branch, ErrorPolicy, ForEach, Retry, Route, Step, Then};
+use crate::stages::Stage;
 use crate::stages::context::CompileCx;
 use crate::yaml::lint::{Lints, Span};
 
@@ -40,13 +41,7 @@ pub fn compile_policy(written: &ErrorPolicyConfig, default: &ErrorPolicy) -> Err
 
 /// Whether any of these steps may wait for something outside the process.
 pub fn waits(steps: &[Step]) -> bool {
-    steps.iter().any(|step| match &step.action {
-        Action::Stage(stage) => stage.waits(),
-        Action::Route(Route { all: _, branches, otherwise }) => {
-            waits(otherwise) || branches.iter().any(|branch| waits(&branch.steps))
-        }
-        Action::ForEach(for_each) => waits(&for_each.steps),
-    })
+    flow::any_stage(steps, Stage::waits)
 }
 
 /// Ids that authors wrote, each once in a pipeline.

@@ -31,6 +31,17 @@ pub enum Action {
     ForEach(ForEach),
 }
 
+/// Whether any leaf stage of these steps is one that `is` means.
+pub fn any_stage(steps: &[Step], is: fn(&Stage) -> bool) -> bool {
+    steps.iter().any(|step| match &step.action {
+        Action::Stage(stage) => is(stage),
+        Action::Route(Route { all: _, branches, otherwise }) => {
+            any_stage(otherwise, is) || branches.iter().any(|branch| any_stage(&branch.steps, is))
+        }
+        Action::ForEach(for_each) => any_stage(&for_each.steps, is),
+    })
+}
+
 /// Branches; the first whose condition holds runs, or each that does.
 #[derive(Debug)]
 pub struct Route {

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::plan::flow::{ErrorPolicy, Step};
+use crate::plan::flow::{self, ErrorPolicy, Step};
+use crate::stages::Stage;
 
 /// Delivery guarantee of a group, Kafka to Kafka.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -67,6 +68,11 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
+    /// Whether it cannot work without Postgres: a worker that runs it is started with one.
+    pub fn needs_postgres(&self) -> bool {
+        flow::any_stage(&self.steps, Stage::needs_postgres)
+    }
+
     /// Whether this pipeline takes an event of `kind` from `topic`.
     pub fn takes(&self, topic: &str, kind: &str) -> bool {
         self.topics.iter().any(|own| &**own == topic)

@@ -6,6 +6,7 @@ mod support;
 
 mod copying;
 mod exactly_once;
+mod outbound;
 mod poison;
 mod project;
 mod rebalance;
