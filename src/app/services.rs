@@ -1,7 +1,5 @@
 //! Builds what stages use of the outside world.
 
-use std::time::Duration;
-
 use anyhow::Context as _;
 
 use crate::app::servers::{Servers, declare_schemas};
@@ -16,9 +14,6 @@ use crate::stages::services::{DedupeStore, HttpService, Services, SqlService};
 /// Connections for `sql` and `dedupe` stages.
 const CONNECTIONS_MAX: u32 = 8;
 
-/// How often keys of `dedupe` stages are looked through for those whose time is over.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
-
 /// Services of a running worker.
 ///
 /// # Errors
@@ -31,7 +26,6 @@ pub async fn live(plan: &Plan, servers: &Servers) -> anyhow::Result<Services> {
         Some(_) => {
             let pool = pool::lazy(servers.postgres_url()?, "worker", CONNECTIONS_MAX)
                 .context("the address of Postgres cannot be read")?;
-            tokio::spawn(sweep(DedupeTable::new(pool.clone())));
             (SqlService::Live(pool.clone()), DedupeStore::Live(DedupeTable::new(pool)))
         }
         None => (SqlService::Absent, DedupeStore::Absent),
@@ -46,17 +40,4 @@ pub async fn live(plan: &Plan, servers: &Servers) -> anyhow::Result<Services> {
     }
     let http = HttpService::Live(destinations);
     Ok(Services { clock: Clock::wall(), codec, schemas, http, sql, dedupe, limits: Limits::default() })
-}
-
-/// Deletes keys whose time is over, as long as the process runs. An outage is waited out.
-async fn sweep(table: DedupeTable) {
-    let mut hours = tokio::time::interval(SWEEP_INTERVAL);
-    loop {
-        hours.tick().await;
-        match table.sweep().await {
-            Ok(0) => {}
-            Ok(keys) => tracing::info!(keys, "deleted keys of dedupe stages whose time is over"),
-            Err(fault) => tracing::debug!(error = fault.message, "keys of dedupe stages are swept later"),
-        }
-    }
 }

@@ -115,8 +115,10 @@ async fn statements_give_rows_and_faults_by_class() {
     // A value is a value, whatever it says.
     let odd = json!("'; drop table contacts; --");
     sql.query("store", insert, &[odd.clone(), json!(3), json!(null)]).await.expect("rows");
-    let rows =
-        sql.query("store", "select id from contacts where id = $1", &[odd.clone()]).await.expect("rows");
+    let rows = sql
+        .query("store", "select id from contacts where id = $1", std::slice::from_ref(&odd))
+        .await
+        .expect("rows");
     assert_eq!(json!(rows), json!([{ "id": odd }]));
 
     for (statement, params) in [
