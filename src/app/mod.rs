@@ -2,10 +2,15 @@
 
 pub mod apply;
 pub mod changes;
+pub mod dead_letters;
+pub mod doctor;
 pub mod ingest;
+pub mod lag;
+pub mod ledger;
 pub mod project;
 pub mod reach;
 pub mod servers;
 pub mod services;
 pub mod supervise;
+pub mod values;
 pub mod worker;

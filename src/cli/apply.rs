@@ -73,14 +73,24 @@ pub fn run(common: &Common, arguments: &ApplyArgs) -> anyhow::Result<Exit> {
 
 /// The servers that were named; one of them must be.
 fn targets(common: &Common, replication: Option<i32>) -> anyhow::Result<Targets> {
-    let kafka = common.kafka.as_ref().map(|_| roles::connection(common)).transpose()?;
-    let registry = common.registry.clone().filter(|url| !url.is_empty());
-    let postgres = common.postgres.clone().filter(|url| !url.is_empty()).map(Secret::new);
-    if kafka.is_none() && registry.is_none() && postgres.is_none() {
+    let targets = named(common, replication)?;
+    if targets.kafka.is_none() && targets.registry.is_none() && targets.postgres.is_none() {
         let message = "no server is named; give --kafka HOST:PORT, --registry URL, --postgres URL, \
                        or MILLRACE_KAFKA, MILLRACE_REGISTRY, MILLRACE_POSTGRES";
         return Err(ends(Exit::Usage, message));
     }
+    Ok(targets)
+}
+
+/// The servers that were named, if any.
+///
+/// # Errors
+/// When Kafka's properties cannot be read.
+pub fn named(common: &Common, replication: Option<i32>) -> anyhow::Result<Targets> {
+    let kafka = common.kafka.as_ref().filter(|brokers| !brokers.is_empty());
+    let kafka = kafka.map(|_| roles::connection(common)).transpose()?;
+    let registry = common.registry.clone().filter(|url| !url.is_empty());
+    let postgres = common.postgres.clone().filter(|url| !url.is_empty()).map(Secret::new);
     Ok(Targets { kafka, registry, postgres, replication })
 }
 

@@ -110,10 +110,15 @@ pub enum Verb {
     #[command(subcommand)]
     Dlq(DlqVerb),
     /// How far each consumer group is behind.
-    Lag,
+    Lag(LagArgs),
     /// The ledger: how every event ended, per pipeline.
-    Ledger,
+    Ledger(LedgerArgs),
     /// Find out what is wrong with servers, topics and the project, and how to mend it.
+    #[command(after_help = "Each check ends as `ok`, `warn` or `FAIL`, with what to do about it; none takes longer than 5 s.\n\
+        Exit codes: 0 no FAIL, 1 a FAIL, 4 a server could not be reached.\n\n\
+        Examples:\n  \
+        millrace doctor\n  \
+        millrace doctor --output json")]
     Doctor,
     /// See the main job done: signed webhooks in, KPIs out.
     Quickstart(QuickstartArgs),
@@ -265,53 +270,100 @@ pub struct SendArgs {
     /// Event id (`ce_id`); by default a new UUID.
     #[arg(long)]
     pub id: Option<String>,
+    /// Where the event comes from (`ce_source`).
+    #[arg(long, default_value = "millrace-send")]
+    pub source: String,
 }
 
 /// `tail`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
-    millrace tail payments                     follow what comes\n  \
-    millrace tail payments --from-beginning --limit 10\n  \
-    millrace tail millrace.executions --output json")]
+#[command(after_help = "A line is: partition/offset, time, key, event type and id, value. Avro is shown as JSON, bytes that are \
+    no text in base64. With --output json each line is an object with all headers.\n\n\
+    Examples:\n  \
+    millrace tail payments                     follow what comes, until Ctrl-C\n  \
+    millrace tail payments --last 5            the last five of each partition, then follow\n  \
+    millrace tail payments --to-end --limit 10 the ten oldest\n  \
+    millrace tail millrace.executions --to-end --output json")]
 pub struct TailArgs {
     /// Topic.
     pub topic: String,
-    /// From the first record on; else what comes from now.
+    /// From the oldest record on; else what comes from now.
     #[arg(long)]
     pub from_beginning: bool,
-    /// Stop at the present end of the topic.
+    /// From so many records before the end of each partition.
+    #[arg(long, value_name = "COUNT", conflicts_with = "from_beginning")]
+    pub last: Option<u32>,
+    /// Stop at the present end of the topic; begins at the oldest record unless --last says otherwise.
     #[arg(long)]
     pub to_end: bool,
     /// Stop after so many records.
-    #[arg(long)]
+    #[arg(long, value_name = "COUNT")]
     pub limit: Option<usize>,
+}
+
+/// `lag`.
+#[derive(Debug, Args)]
+#[command(after_help = "Counts offsets, and the marks that transactions leave are offsets too: a few may stay.\n\n\
+    Examples:\n  \
+    millrace lag\n  \
+    millrace lag --group millrace.leads --output json")]
+pub struct LagArgs {
+    /// Only this consumer group.
+    #[arg(long)]
+    pub group: Option<String>,
+}
+
+/// `ledger`.
+#[derive(Debug, Args)]
+#[command(after_help = "ingested = succeeded + filtered + dead_lettered + in flight: counted over the records that Kafka still has, \
+    which are all read. Exit code 1 when a record has no result.\n\n\
+    Examples:\n  \
+    millrace ledger\n  \
+    millrace ledger --quick                    only what Postgres knows; reads no topic")]
+pub struct LedgerArgs {
+    /// Only count results; do not hold them against the topics.
+    #[arg(long)]
+    pub quick: bool,
 }
 
 /// `dlq`.
 #[derive(Debug, Subcommand)]
 pub enum DlqVerb {
-    /// List dead letters.
+    /// List dead letters, the newest first.
+    #[command(after_help = "Examples:\n  \
+        millrace dlq list\n  \
+        millrace dlq list --pipeline leads --class permanent --limit 20")]
     List(DlqFilter),
-    /// Show one dead letter whole.
+    /// Show one dead letter whole: all headers, and the value.
+    #[command(after_help = "Example:\n  millrace dlq show leads/3/120")]
     Show(DlqShow),
     /// Publish dead letters to their input topic again.
+    #[command(after_help = "A replayed record has its original key, value and headers, and counts in `millrace.dlq.replay-count` how \
+        often it was replayed; after three times it is refused. It goes to the end of its topic, behind later records \
+        of its key: replay where order does not matter, or where stages cope with it. Every pipeline that reads the \
+        topic gets it. Dead letters stay where they are: another run replays them again, within the three times of \
+        their own history.\n\n\
+        Examples:\n  \
+        millrace dlq replay --pipeline leads --dry-run\n  \
+        millrace dlq replay --pipeline leads --class transient --yes\n  \
+        millrace dlq replay leads/3/120")]
     Replay(DlqReplay),
 }
 
 /// Which dead letters are meant.
 #[derive(Clone, Debug, Default, Args)]
 pub struct DlqFilter {
-    /// Of this pipeline; else of all.
+    /// Of this pipeline; else of all pipelines of the project.
     #[arg(long)]
     pub pipeline: Option<String>,
-    /// Of this class: transient, rate_limited, permanent, poison, bug.
-    #[arg(long)]
+    /// Of this class.
+    #[arg(long, value_parser = ["transient", "rate_limited", "permanent", "poison", "bug"])]
     pub class: Option<String>,
     /// With this record key.
     #[arg(long)]
     pub key: Option<String>,
-    /// At most so many.
-    #[arg(long, default_value_t = 1000)]
+    /// At most so many, the newest.
+    #[arg(long, default_value_t = 1000, value_name = "COUNT")]
     pub limit: usize,
 }
 
@@ -325,6 +377,8 @@ pub struct DlqShow {
 /// `dlq replay`.
 #[derive(Debug, Args)]
 pub struct DlqReplay {
+    /// These dead letters, as `dlq list` prints them; else all that the filters take.
+    pub ids: Vec<String>,
     /// Which.
     #[command(flatten)]
     pub filter: DlqFilter,
@@ -332,7 +386,7 @@ pub struct DlqReplay {
     #[arg(long)]
     pub dry_run: bool,
     /// At most so many a second.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub rate: u32,
     /// Do not ask.
     #[arg(long)]

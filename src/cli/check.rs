@@ -90,7 +90,8 @@ fn report(loaded: &Loaded, is_coloured: bool) -> String {
     format!("{text}{summary}\n")
 }
 
-fn has_errors(lints: &[Lint]) -> bool {
+/// Whether there is an error among `lints`.
+pub fn has_errors(lints: &[Lint]) -> bool {
     lints.iter().any(|lint| lint.severity == Severity::Error)
 }
 
@@ -100,7 +101,7 @@ fn is_coloured(is_terminal: bool) -> bool {
 }
 
 /// A warning for each secret that has no value in this environment.
-fn unset_secrets(project: &Project) -> Vec<Lint> {
+pub fn unset_secrets(project: &Project) -> Vec<Lint> {
     let mut lints = Lints::default();
     for thing in project.connectors.values() {
         for (secret, span) in SecretRef::all_in(&thing.node) {

@@ -4,12 +4,19 @@ pub mod apply;
 pub mod args;
 pub mod ask;
 pub mod check;
+pub mod dlq;
+pub mod doctor;
 pub mod health;
+pub mod lag;
+pub mod ledger;
 pub mod lint_output;
 pub mod output;
 pub mod quickstart;
 pub mod roles;
+pub mod send;
+pub mod tail;
 pub mod test;
+pub mod topics;
 
 use std::fmt;
 
@@ -78,6 +85,12 @@ pub fn run(typed: Cli) -> anyhow::Result<Exit> {
         Verb::Worker(arguments) => roles::worker(&common, &arguments),
         Verb::Project(arguments) => roles::project(&common, &arguments),
         Verb::Up(arguments) => roles::up(&common, &arguments),
+        Verb::Send(arguments) => send::run(&common, &arguments),
+        Verb::Tail(arguments) => tail::run(&common, &arguments),
+        Verb::Dlq(verb) => dlq::run(&common, &verb),
+        Verb::Lag(arguments) => lag::run(&common, &arguments),
+        Verb::Ledger(arguments) => ledger::run(&common, &arguments),
+        Verb::Doctor => doctor::run(&common),
         Verb::Quickstart(arguments) => quickstart::run(&common, &arguments),
         Verb::Health(arguments) => health::run(arguments.metrics.metrics),
         Verb::Completions(arguments) => completions(arguments.shell),

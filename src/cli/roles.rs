@@ -17,7 +17,8 @@ use crate::plan::Plan;
 use crate::secrets::Secret;
 use crate::telemetry::Metrics;
 
-const SESSION_TIMEOUT: Duration = Duration::from_secs(45);
+/// How long a silent member of a group keeps its partitions, where nothing else is said.
+pub const SESSION_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// The servers that were named.
 ///

@@ -60,18 +60,39 @@ pub async fn outcomes(pool: &PgPool) -> Result<BTreeMap<(String, String), i64>, 
     rows.iter().map(|row| Ok(((row.try_get(0)?, row.try_get(1)?), row.try_get(2)?))).collect()
 }
 
-/// How many records of `topic` each pipeline has a result for, by pipeline, topic and partition, below the offsets
-/// that are given.
+/// A stretch of a partition.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stretch {
+    /// Topic.
+    pub topic: String,
+    /// Partition.
+    pub partition: i32,
+    /// First offset.
+    pub from: i64,
+    /// One past the last offset.
+    pub to: i64,
+}
+
+/// How many records within `stretches` have a result of `pipeline`.
 ///
 /// # Errors
 /// When Postgres fails, or has no ledger yet.
-pub async fn results_by_partition(
-    pool: &PgPool,
-) -> Result<BTreeMap<(String, String, i32), i64>, sqlx::Error> {
-    let rows = sqlx::query("select pipeline, topic, partition, count(*) from executions group by 1, 2, 3")
-        .fetch_all(pool)
-        .await?;
-    rows.iter()
-        .map(|row| Ok(((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?), row.try_get(3)?)))
-        .collect()
+pub async fn results_within(pool: &PgPool, pipeline: &str, stretches: &[Stretch]) -> Result<i64, sqlx::Error> {
+    let topics: Vec<&str> = stretches.iter().map(|stretch| stretch.topic.as_str()).collect();
+    let partitions: Vec<i32> = stretches.iter().map(|stretch| stretch.partition).collect();
+    let from: Vec<i64> = stretches.iter().map(|stretch| stretch.from).collect();
+    let to: Vec<i64> = stretches.iter().map(|stretch| stretch.to).collect();
+    sqlx::query_scalar(
+        r#"select count(*) from executions e
+           join unnest($2::text[], $3::int[], $4::bigint[], $5::bigint[]) as s (topic, partition, low, high)
+             on e.topic = s.topic and e.partition = s.partition and e."offset" >= s.low and e."offset" < s.high
+           where e.pipeline = $1"#,
+    )
+    .bind(pipeline)
+    .bind(topics)
+    .bind(partitions)
+    .bind(from)
+    .bind(to)
+    .fetch_one(pool)
+    .await
 }
