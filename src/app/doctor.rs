@@ -96,7 +96,9 @@ async fn kafka(plan: &Plan, connection: &Connection, targets: &Targets, tell: &m
     match reach::kafka(connection).await {
         Ok(cluster) => {
             let brokers: Vec<&str> = cluster.brokers.values().map(String::as_str).collect();
-            let detail = format!("{} brokers: {}", brokers.len(), brokers.join(", "));
+            let count =
+                if brokers.len() == 1 { "1 broker".to_owned() } else { format!("{} brokers", brokers.len()) };
+            let detail = format!("{count}: {}", brokers.join(", "));
             tell(Check::new("kafka", Status::Ok, detail, ""));
         }
         Err(error) => return tell(Check::failed("kafka", &error)),
@@ -151,11 +153,21 @@ async fn postgres(plan: &Plan, url: &Secret, tell: &mut impl FnMut(Check)) {
 /// What it means that the clock of Postgres is `ahead` seconds ahead of ours.
 fn clock(ahead: f64) -> Check {
     if ahead.abs() <= SKEW_MAX {
-        return Check::new("clock", Status::Ok, format!("{:.0} ms from that of Postgres", ahead.abs() * 1000.0), "");
+        return Check::new(
+            "clock",
+            Status::Ok,
+            format!("{:.0} ms from that of Postgres", ahead.abs() * 1000.0),
+            "",
+        );
     }
     let word = if ahead > 0.0 { "behind" } else { "ahead of" };
     let detail = format!("{:.1} s {word} that of Postgres", ahead.abs());
-    Check::new("clock", Status::Warn, detail, "run NTP on both: signatures and KPI windows depend on the time")
+    Check::new(
+        "clock",
+        Status::Warn,
+        detail,
+        "run NTP on both: signatures and KPI windows depend on the time",
+    )
 }
 
 /// One check of all that `apply` would change on the servers of `targets`.
@@ -183,7 +195,12 @@ fn differing(name: &str, found: &Found, fine: &str) -> Check {
     }
     if !changed.is_empty() {
         let detail = format!("not as the project says: {}", changed.join(", "));
-        return Check::new(name, Status::Warn, detail, "`millrace plan` shows it, `millrace apply` changes it");
+        return Check::new(
+            name,
+            Status::Warn,
+            detail,
+            "`millrace plan` shows it, `millrace apply` changes it",
+        );
     }
     Check::new(name, Status::Ok, fine, "")
 }

@@ -114,11 +114,13 @@ pub enum Verb {
     /// The ledger: how every event ended, per pipeline.
     Ledger(LedgerArgs),
     /// Find out what is wrong with servers, topics and the project, and how to mend it.
-    #[command(after_help = "Each check ends as `ok`, `warn` or `FAIL`, with what to do about it; none takes longer than 5 s.\n\
+    #[command(
+        after_help = "Each check ends as `ok`, `warn` or `FAIL`, with what to do about it; none takes longer than 5 s.\n\
         Exit codes: 0 no FAIL, 1 a FAIL, 4 a server could not be reached.\n\n\
         Examples:\n  \
         millrace doctor\n  \
-        millrace doctor --output json")]
+        millrace doctor --output json"
+    )]
     Doctor,
     /// See the main job done: signed webhooks in, KPIs out.
     Quickstart(QuickstartArgs),
@@ -277,13 +279,15 @@ pub struct SendArgs {
 
 /// `tail`.
 #[derive(Debug, Args)]
-#[command(after_help = "A line is: partition/offset, time, key, event type and id, value. Avro is shown as JSON, bytes that are \
+#[command(
+    after_help = "A line is: partition/offset, time, key, event type and id, value. Avro is shown as JSON, bytes that are \
     no text in base64. With --output json each line is an object with all headers.\n\n\
     Examples:\n  \
     millrace tail payments                     follow what comes, until Ctrl-C\n  \
     millrace tail payments --last 5            the last five of each partition, then follow\n  \
     millrace tail payments --to-end --limit 10 the ten oldest\n  \
-    millrace tail millrace.executions --to-end --output json")]
+    millrace tail millrace.executions --to-end --output json"
+)]
 pub struct TailArgs {
     /// Topic.
     pub topic: String,
@@ -303,10 +307,12 @@ pub struct TailArgs {
 
 /// `lag`.
 #[derive(Debug, Args)]
-#[command(after_help = "Counts offsets, and the marks that transactions leave are offsets too: a few may stay.\n\n\
+#[command(
+    after_help = "Counts offsets, and the marks that transactions leave are offsets too: a few may stay.\n\n\
     Examples:\n  \
     millrace lag\n  \
-    millrace lag --group millrace.leads --output json")]
+    millrace lag --group millrace.leads --output json"
+)]
 pub struct LagArgs {
     /// Only this consumer group.
     #[arg(long)]
@@ -315,11 +321,13 @@ pub struct LagArgs {
 
 /// `ledger`.
 #[derive(Debug, Args)]
-#[command(after_help = "ingested = succeeded + filtered + dead_lettered + in flight: counted over the records that Kafka still has, \
+#[command(
+    after_help = "ingested = succeeded + filtered + dead_lettered + in flight: counted over the records that Kafka still has, \
     which are all read. Exit code 1 when a record has no result.\n\n\
     Examples:\n  \
     millrace ledger\n  \
-    millrace ledger --quick                    only what Postgres knows; reads no topic")]
+    millrace ledger --quick                    only what Postgres knows; reads no topic"
+)]
 pub struct LedgerArgs {
     /// Only count results; do not hold them against the topics.
     #[arg(long)]
@@ -338,7 +346,8 @@ pub enum DlqVerb {
     #[command(after_help = "Example:\n  millrace dlq show leads/3/120")]
     Show(DlqShow),
     /// Publish dead letters to their input topic again.
-    #[command(after_help = "A replayed record has its original key, value and headers, and counts in `millrace.dlq.replay-count` how \
+    #[command(
+        after_help = "A replayed record has its original key, value and headers, and counts in `millrace.dlq.replay-count` how \
         often it was replayed; after three times it is refused. It goes to the end of its topic, behind later records \
         of its key: replay where order does not matter, or where stages cope with it. Every pipeline that reads the \
         topic gets it. Dead letters stay where they are: another run replays them again, within the three times of \
@@ -346,7 +355,8 @@ pub enum DlqVerb {
         Examples:\n  \
         millrace dlq replay --pipeline leads --dry-run\n  \
         millrace dlq replay --pipeline leads --class transient --yes\n  \
-        millrace dlq replay leads/3/120")]
+        millrace dlq replay leads/3/120"
+    )]
     Replay(DlqReplay),
 }
 

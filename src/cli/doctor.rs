@@ -73,7 +73,12 @@ fn project(loaded: &Loaded) -> Check {
         return Check::new("project", Status::Fail, detail, "`millrace check` shows each and what to write");
     }
     if count > 0 {
-        return Check::new("project", Status::Warn, format!("{count} warnings in {files} files"), "`millrace check`");
+        return Check::new(
+            "project",
+            Status::Warn,
+            format!("{count} warnings in {files} files"),
+            "`millrace check`",
+        );
     }
     let detail = match &loaded.plan {
         Some(plan) => format!("{} pipelines, {} topics", plan.pipelines.len(), plan.topics.len()),

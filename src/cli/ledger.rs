@@ -14,9 +14,10 @@ const COLUMNS: [&str; 7] =
 /// When the project has errors, no Postgres is named, or a server fails.
 pub fn run(common: &Common, arguments: &LedgerArgs) -> anyhow::Result<Exit> {
     let plan = check::plan(common)?;
-    let postgres = common.postgres.clone().filter(|url| !url.is_empty()).map(Secret::new).ok_or_else(|| {
-        ends(Exit::Usage, "no Postgres is named; give --postgres URL or MILLRACE_POSTGRES")
-    })?;
+    let postgres =
+        common.postgres.clone().filter(|url| !url.is_empty()).map(Secret::new).ok_or_else(|| {
+            ends(Exit::Usage, "no Postgres is named; give --postgres URL or MILLRACE_POSTGRES")
+        })?;
     let kafka = match (&common.kafka, arguments.quick) {
         (Some(_), false) => Some(roles::connection(common)?),
         _ => None,

@@ -37,7 +37,8 @@ pub fn run(common: &Common, arguments: &SendArgs) -> anyhow::Result<Exit> {
     let servers = roles::servers(common, "send", roles::SESSION_TIMEOUT)?;
     let sent = roles::block_on(async {
         let is_json = serde_json::from_slice::<serde_json::Value>(&bytes).is_ok();
-        let (payload, content_type) = match encoded(plan.as_ref(), &servers, &arguments.topic, &bytes).await? {
+        let (payload, content_type) = match encoded(plan.as_ref(), &servers, &arguments.topic, &bytes).await?
+        {
             Some(avro) => (avro, "application/avro"),
             None if is_json => (bytes, "application/json"),
             None => (bytes, "application/octet-stream"),
@@ -58,7 +59,7 @@ pub fn run(common: &Common, arguments: &SendArgs) -> anyhow::Result<Exit> {
         };
         let producer = Producer::start(ProducerSettings::new(connection))?;
         let topic: Arc<str> = Arc::from(arguments.topic.as_str());
-        Ok(producer.send(event.into_record(topic)).await.map_err(explained)?)
+        producer.send(event.into_record(topic)).await.map_err(explained)
     })?;
     let sent = Sent { topic: &arguments.topic, partition: sent.partition, offset: sent.offset, id };
     match common.output {
@@ -73,7 +74,9 @@ pub fn run(common: &Common, arguments: &SendArgs) -> anyhow::Result<Exit> {
 
 fn explained(error: ProduceError) -> anyhow::Error {
     match error {
-        ProduceError::TooLarge { .. } => anyhow::Error::new(error).context("at most 1 MiB of key, value and headers"),
+        ProduceError::TooLarge { .. } => {
+            anyhow::Error::new(error).context("at most 1 MiB of key, value and headers")
+        }
         other => other.into(),
     }
 }
@@ -86,7 +89,10 @@ fn value(arguments: &SendArgs) -> anyhow::Result<Bytes> {
         return Ok(Bytes::from(text.clone()));
     }
     let Some(path) = &arguments.file else {
-        return Err(ends(Exit::Usage, "there is no value; give --json TEXT or --file FILE (`-` is standard input)"));
+        return Err(ends(
+            Exit::Usage,
+            "there is no value; give --json TEXT or --file FILE (`-` is standard input)",
+        ));
     };
     if path.as_os_str() == "-" {
         let mut bytes = Vec::new();
@@ -105,10 +111,19 @@ async fn encoded(
     bytes: &[u8],
 ) -> anyhow::Result<Option<Bytes>> {
     let Some(plan) = plan else { return Ok(None) };
-    let Some(ValueFormat::Avro { schema }) = plan.topic(topic).map(|topic| &topic.value) else { return Ok(None) };
+    let Some(ValueFormat::Avro { schema }) = plan.topic(topic).map(|topic| &topic.value) else {
+        return Ok(None);
+    };
     let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|error| {
-        ends(Exit::Usage, format!("topic {topic} holds Avro; give the value as JSON, which this is not: {error}"))
+        ends(
+            Exit::Usage,
+            format!("topic {topic} holds Avro; give the value as JSON, which this is not: {error}"),
+        )
     })?;
     let schema = servers.codec(&plan.namespace).await?.declare(topic, schema).await?;
-    Ok(Some(schema.encode(&value).with_context(|| format!("the value does not fit the schema of topic {topic}"))?))
+    Ok(Some(
+        schema
+            .encode(&value)
+            .with_context(|| format!("the value does not fit the schema of topic {topic}"))?,
+    ))
 }

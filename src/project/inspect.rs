@@ -77,7 +77,11 @@ pub struct Stretch {
 ///
 /// # Errors
 /// When Postgres fails, or has no ledger yet.
-pub async fn results_within(pool: &PgPool, pipeline: &str, stretches: &[Stretch]) -> Result<i64, sqlx::Error> {
+pub async fn results_within(
+    pool: &PgPool,
+    pipeline: &str,
+    stretches: &[Stretch],
+) -> Result<i64, sqlx::Error> {
     let topics: Vec<&str> = stretches.iter().map(|stretch| stretch.topic.as_str()).collect();
     let partitions: Vec<i32> = stretches.iter().map(|stretch| stretch.partition).collect();
     let from: Vec<i64> = stretches.iter().map(|stretch| stretch.from).collect();

@@ -4,6 +4,7 @@ mod end_to_end;
 mod ingest;
 mod support;
 
+mod cli;
 mod copying;
 mod exactly_once;
 mod outbound;

@@ -99,7 +99,8 @@ fn select(common: &Common, arguments: &DlqFilter, filter: &Filter) -> anyhow::Re
         Some(pipeline) => vec![pipeline.clone()],
         None if !filter.ids.is_empty() => filter.ids.iter().map(|id| id.pipeline.clone()).collect(),
         None => {
-            let own = check::plan(common)?.pipelines.iter().map(|own| own.name.to_string()).collect::<Vec<_>>();
+            let own =
+                check::plan(common)?.pipelines.iter().map(|own| own.name.to_string()).collect::<Vec<_>>();
             // A topic that is not there holds no dead letters.
             own.into_iter().filter(|name| known().any(|known| known == name)).collect()
         }

@@ -1,0 +1,233 @@
+//! What an operator types, against real servers: from an empty cluster to dead letters that are replayed.
+
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::millrace::{Millrace, Running};
+use crate::support::{events, project, readback, servers};
+
+const PATIENCE: Duration = Duration::from_secs(90);
+const SECRET: &str = "whsec_cli";
+
+struct Scenario {
+    name: String,
+    millrace: Millrace,
+    folder: tempfile::TempDir,
+    _database: servers::Database,
+}
+
+async fn scenario(prefix: &str) -> Scenario {
+    let name = servers::unique(prefix);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    project::write_payments(folder.path(), &name);
+    let database = servers::database(&name).await;
+    let mut millrace = Millrace::new(folder.path(), &name, &database.url);
+    millrace.environment.push((String::from("STRIPE_WEBHOOK_SECRET"), String::from(SECRET)));
+    Scenario { name, millrace, folder, _database: database }
+}
+
+impl Scenario {
+    fn json(&self, words: &[&str]) -> Value {
+        let words: Vec<&str> = words.iter().copied().chain(["--output", "json"]).collect();
+        let text = self.millrace.run_ok(&words);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words:?}: {error}\n{text}"))
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        std::fs::write(self.folder.path().join(path), text).expect("the folder can be written");
+    }
+
+    /// Asks with `words` until `is_there`.
+    fn until(&self, words: &[&str], roles: &mut [&mut Running], is_there: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.json(words);
+            if is_there(&answer) {
+                return answer;
+            }
+            roles.iter_mut().for_each(|role| role.assert_alive());
+            assert!(Instant::now() < deadline, "{words:?}: {answer:#}");
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    }
+
+    fn role(&self, words: &[&str]) -> Running {
+        let words: Vec<&str> =
+            words.iter().copied().chain(["--metrics", "127.0.0.1:0", "--session-timeout", "6s"]).collect();
+        self.millrace.start(words[0], &words)
+    }
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().expect("it ended by itself")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn actions(report: &Value) -> Vec<(String, String)> {
+    let text = |change: &Value, field: &str| change[field].as_str().expect("a text").to_owned();
+    let changes = report["changes"].as_array().expect("a list");
+    changes.iter().map(|change| (text(change, "what"), text(change, "action"))).collect()
+}
+
+#[tokio::test]
+async fn apply_brings_servers_to_what_the_project_says() {
+    let scenario = scenario("cli-apply").await;
+    let Scenario { name, millrace, .. } = &scenario;
+    let plan = stdout(&millrace.run(&["plan"]));
+    for wanted in [&format!("{name}.payments"), &format!("{name}.dlq"), "payments", "kpi_revenue_1h"] {
+        assert!(plan.contains(wanted), "{wanted} is planned:\n{plan}");
+    }
+    let sick = millrace.run(&["doctor"]);
+    assert_eq!(code(&sick), 1, "{}", stdout(&sick));
+    assert!(stdout(&sick).contains("run `millrace apply`"), "{}", stdout(&sick));
+
+    let unasked = millrace.run(&["apply"]);
+    assert_eq!(code(&unasked), 2, "there is nobody to ask");
+    assert!(stderr(&unasked).contains("--yes"), "{}", stderr(&unasked));
+    millrace.run_ok(&["apply", "--yes"]);
+    assert!(millrace.run_ok(&["plan"]).contains("nothing to change"));
+    assert_eq!(scenario.json(&["apply", "--yes"])["applied"], false, "twice changes nothing");
+    let well = millrace.run_ok(&["doctor"]);
+    assert!(!well.contains("FAIL") && well.contains("topics are as the project says"), "{well}");
+
+    let topic = format!("topics/{name}.events.yaml");
+    scenario.write(&topic, "partitions: 14\nretention: 8d\nvalue: {format: json}\n");
+    let changes = actions(&scenario.json(&["plan"]));
+    let change = |what: &str| (what.to_owned(), "change".to_owned());
+    // The dead letters get as many partitions as the input.
+    assert_eq!(
+        changes,
+        [change("topic"), change("topic"), change("topic")],
+        "two of the input, one of the dlq"
+    );
+    millrace.run_ok(&["apply", "--yes"]);
+    assert!(millrace.run_ok(&["plan"]).contains("nothing to change"));
+
+    scenario.write(&topic, "partitions: 3\nretention: 8d\nvalue: {format: json}\n");
+    let refused = millrace.run(&["apply", "--yes"]);
+    assert_eq!(code(&refused), 3, "{}", stdout(&refused));
+    assert!(stdout(&refused).contains("write `partitions: 14`"), "{}", stdout(&refused));
+}
+
+#[tokio::test]
+async fn servers_that_are_not_there_are_named() {
+    let scenario = scenario("cli-away").await;
+    let closed = |flag: &str, address: &str| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_millrace"))
+            .args(["plan", "--project"])
+            .arg(scenario.folder.path())
+            .args([flag, address])
+            .env_clear()
+            .output()
+            .expect("the binary starts");
+        (code(&output), stderr(&output))
+    };
+    for (flag, address) in [
+        ("--kafka", "127.0.0.1:1"),
+        ("--registry", "http://127.0.0.1:1"),
+        ("--postgres", "postgres://ada:hunter2@127.0.0.1:1/shop"),
+    ] {
+        let (code, text) = closed(flag, address);
+        assert_eq!(code, 4, "{text}");
+        assert!(text.contains(flag) && text.contains("127.0.0.1:1") && !text.contains("hunter2"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn dead_letters_are_listed_shown_and_replayed_at_most_three_times() {
+    let scenario = scenario("cli-dlq").await;
+    let Scenario { name, millrace, .. } = &scenario;
+    millrace.run_ok(&["apply", "--yes"]);
+    let topic = format!("{name}.events");
+    let unknown = millrace.run(&["send", &format!("{name}.event"), "--json", "1"]);
+    assert_eq!(code(&unknown), 2);
+    assert!(stderr(&unknown).contains(&format!("did you mean `{topic}`?")), "{}", stderr(&unknown));
+
+    let mut worker = scenario.role(&["worker", "--instance", "cli"]);
+    let mut projector = scenario.role(&["project"]);
+    let good = events::generate(3, 1, 1).remove(0).body().replace("\"livemode\":false", "\"livemode\":true");
+    let kind = ["--type", "payment_intent.succeeded"];
+    let sent = scenario.json(&["send", &topic, "--key", "cus_1", "--json", &good, kind[0], kind[1]]);
+    assert_eq!(sent["topic"], topic.as_str());
+    let bad = r#"{"livemode":true,"data":{"object":{"id":"pi_bad","amount":"a lot"}}}"#;
+    scenario.json(&["send", &topic, "--key", "cus_2", "--json", bad, kind[0], kind[1], "--id", "evt_bad"]);
+
+    let pipeline = ["dlq", "list", "--pipeline", name];
+    let is_one = |list: &Value| list.as_array().is_some_and(|list| list.len() == 1);
+    let list = scenario.until(&pipeline, &mut [&mut worker, &mut projector], is_one);
+    let letter = &list[0];
+    assert_eq!(
+        (&letter["key"], &letter["event_id"], &letter["replays"]),
+        (&"cus_2".into(), &"evt_bad".into(), &0.into())
+    );
+    assert_eq!(letter["stage"], "payment");
+    let id = letter["id"].as_str().expect("a name").to_owned();
+    let shown = scenario.json(&["dlq", "show", &id]);
+    assert_eq!(shown["value"]["data"]["object"]["id"], "pi_bad");
+    assert_eq!(shown["headers"]["ce_id"], "evt_bad");
+    assert!(millrace.run_ok(&["dlq", "show", &id]).contains("__connect.errors.topic"));
+    assert_eq!(
+        scenario.json(&["dlq", "list", "--pipeline", name, "--key", "nobody"]),
+        Value::Array(Vec::new())
+    );
+
+    let dry = scenario.json(&["dlq", "replay", "--pipeline", name, "--dry-run"]);
+    assert_eq!((&dry["replayed"], &dry["dry_run"]), (&0.into(), &true.into()));
+    assert_eq!(code(&millrace.run(&["dlq", "replay", "--pipeline", name])), 2, "there is nobody to ask");
+    for round in 1..=3 {
+        let newest = scenario.json(&pipeline)[0]["id"].as_str().expect("a name").to_owned();
+        let replayed = scenario.json(&["dlq", "replay", &newest, "--yes"]);
+        assert_eq!(replayed["replayed"], 1, "{replayed:#}");
+        // The worker cannot work on it this time either.
+        let has = move |list: &Value| list.as_array().is_some_and(|list| list.len() == round + 1);
+        let list = scenario.until(&pipeline, &mut [&mut worker, &mut projector], has);
+        assert_eq!(list[0]["replays"], round, "{list:#}");
+    }
+    let newest = scenario.json(&pipeline)[0]["id"].as_str().expect("a name").to_owned();
+    let refused = scenario.json(&["dlq", "replay", &newest, "--yes"]);
+    assert_eq!(refused["replayed"], 0);
+    assert!(refused["refused"][0]["why"].as_str().is_some_and(|why| why.contains("3 times")), "{refused:#}");
+    assert_replayed_as_it_was(&topic);
+
+    let balanced = |ledger: &Value| ledger[0]["in_flight"] == 0 && ledger[0]["balance"]["is"] == "balanced";
+    let ledger = scenario.until(&["ledger"], &mut [&mut worker, &mut projector], balanced);
+    let row = &ledger[0];
+    assert_eq!(
+        (&row["ingested"], &row["succeeded"], &row["dead_lettered"]),
+        (&5.into(), &1.into(), &4.into())
+    );
+    let lag = scenario.json(&["lag", "--group", &format!("{name}.{name}")]);
+    assert_eq!(lag.as_array().map(Vec::len), Some(12), "one row a partition");
+    let behind: i64 = lag.as_array().into_iter().flatten().filter_map(|row| row["lag"].as_i64()).sum();
+    assert_eq!(behind, 0, "{lag:#}");
+    let payments = millrace.run_ok(&["tail", &format!("{name}.payments"), "--to-end"]);
+    assert!(payments.contains("\"payment_id\""), "Avro is shown as JSON: {payments}");
+    assert_eq!(payments.lines().count(), 1);
+    assert!(worker.terminate(PATIENCE) && projector.terminate(PATIENCE));
+}
+
+/// The event and its three replays in the input topic: same key, value and headers, and the count.
+fn assert_replayed_as_it_was(topic: &str) {
+    let mut records = readback::read_all(&servers::kafka(), topic);
+    records.retain(|record| record.header("ce_id") == Some("evt_bad"));
+    let counts: Vec<Option<&str>> =
+        records.iter().map(|record| record.header("millrace.dlq.replay-count")).collect();
+    assert_eq!(counts, [None, Some("1"), Some("2"), Some("3")]);
+    let first = &records[0];
+    for replayed in &records[1..] {
+        assert_eq!((&replayed.key, &replayed.value), (&first.key, &first.value));
+        let own = |headers: &[(String, Vec<u8>)]| -> Vec<(String, Vec<u8>)> {
+            headers.iter().filter(|(name, _)| !name.starts_with("millrace.dlq.")).cloned().collect()
+        };
+        assert_eq!(own(&replayed.headers), first.headers, "nothing else of the dead letter is left");
+    }
+}
