@@ -94,7 +94,6 @@ pub fn run(typed: Cli) -> anyhow::Result<Exit> {
         Verb::Quickstart(arguments) => quickstart::run(&common, &arguments),
         Verb::Health(arguments) => health::run(arguments.metrics.metrics),
         Verb::Completions(arguments) => completions(arguments.shell),
-        _ => Err(ends(Exit::Refused, format!("not built: {}", common.project.display()))),
     }
 }
 
