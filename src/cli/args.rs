@@ -285,7 +285,7 @@ pub struct SendArgs {
     Examples:\n  \
     millrace tail payments                     follow what comes, until Ctrl-C\n  \
     millrace tail payments --last 5            the last five of each partition, then follow\n  \
-    millrace tail payments --to-end --limit 10 the ten oldest\n  \
+    millrace tail payments --to-end --limit 10 ten of the oldest\n  \
     millrace tail millrace.executions --to-end --output json"
 )]
 pub struct TailArgs {
@@ -350,8 +350,8 @@ pub enum DlqVerb {
         after_help = "A replayed record has its original key, value and headers, and counts in `millrace.dlq.replay-count` how \
         often it was replayed; after three times it is refused. It goes to the end of its topic, behind later records \
         of its key: replay where order does not matter, or where stages cope with it. Every pipeline that reads the \
-        topic gets it. Dead letters stay where they are: another run replays them again, within the three times of \
-        their own history.\n\n\
+        topic gets it. Dead letters stay where \
+        they are, and another run would replay them again.\n\n\
         Examples:\n  \
         millrace dlq replay --pipeline leads --dry-run\n  \
         millrace dlq replay --pipeline leads --class transient --yes\n  \

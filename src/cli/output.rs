@@ -34,9 +34,11 @@ pub fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
 /// When standard output cannot be written.
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()?;
-    Ok(())
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Whoever read has had enough, as in `millrace tail payments | head`.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        written => Ok(written?),
+    }
 }
 
 fn cells<T: Serialize>(row: &T, columns: &[&str]) -> anyhow::Result<Vec<String>> {
