@@ -8,7 +8,7 @@ use millrace::telemetry::logs;
 
 fn main() -> ExitCode {
     let typed = cli::args::Cli::parse();
-    if let Err(error) = logs::start(typed.common.log_format, &typed.common.log_level) {
+    if let Err(error) = logs::start(typed.common.log_format, typed.log_level()) {
         eprintln!("error: logging could not be started: {error}");
         return ExitCode::from(cli::Exit::Refused as u8);
     }

@@ -35,6 +35,15 @@ pub struct Cli {
     pub common: Common,
 }
 
+impl Cli {
+    /// What is logged: what was asked for, else what suits the verb. The quickstart's own lines say what happens.
+    pub fn log_level(&self) -> &str {
+        let is_role = matches!(self.verb, Verb::Ingest(_) | Verb::Worker(_) | Verb::Project(_) | Verb::Up(_));
+        let default = if is_role { "warn,millrace=info" } else { "error,millrace=warn" };
+        self.common.log_level.as_deref().unwrap_or(default)
+    }
+}
+
 /// What every verb understands.
 #[derive(Clone, Debug, Args)]
 pub struct Common {
@@ -62,15 +71,9 @@ pub struct Common {
     /// How logs are written, to standard error.
     #[arg(long, global = true, env = "MILLRACE_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: logs::Format,
-    /// What is logged, in RUST_LOG's syntax.
-    #[arg(
-        long,
-        global = true,
-        env = "MILLRACE_LOG",
-        default_value = "warn,millrace=info",
-        value_name = "LEVEL"
-    )]
-    pub log_level: String,
+    /// What is logged, in RUST_LOG's syntax. By default roles tell what they do, other verbs only warn.
+    #[arg(long, global = true, env = "MILLRACE_LOG", value_name = "LEVEL")]
+    pub log_level: Option<String>,
 }
 
 /// How results are printed.
