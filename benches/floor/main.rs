@@ -1,6 +1,8 @@
-//! The floor: what a copy from Kafka to Kafka costs, by ways of consuming, producing and committing.
+//! The floor: what a copy from Kafka to Kafka costs, by ways of consuming, producing and committing; and how far above
+//! it the whole engine stands.
 //!
-//! `MILLRACE_KAFKA=127.0.0.1:9092 cargo bench --bench floor -- b1 b2 --events 1000000 --repeat 3`
+//! `MILLRACE_KAFKA=127.0.0.1:9092 cargo bench --bench floor -- b1 b2 --events 1000000 --repeat 3`;
+//! `scripts/bench` also starts a Kafka.
 //!
 //! Each run is a process of its own (clean memory and CPU figures); variants are interleaved and medians
 //! reported, with the ratio to the plain copy by the C API (B1) of the same round. What the figures decided is
@@ -12,21 +14,27 @@ mod forwarded;
 mod job;
 mod latency;
 mod measure;
+mod outcome;
 mod plan;
 mod producer;
 mod raw;
 mod report;
+mod results;
 mod topics;
 mod transactions;
+mod worker;
 
-use std::process::{Command, ExitCode, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitCode, Stdio};
 
 use job::Job;
-use plan::Planned;
+use plan::{Kind, Planned};
 use report::Figures;
-use topics::Topics;
+use results::Results;
+use topics::{InputHeaders, Topics};
+use worker::WorkerJob;
 
-const USAGE: &str = "usage: floor [SECTION]... [--events N] [--repeat N] [--only TEXT]";
+const USAGE: &str = "usage: floor [SECTION]... [--events N] [--repeat N] [--only TEXT] [--results FOLDER]";
 const LATENCY_EVENTS: u64 = 15_000;
 
 fn main() -> ExitCode {
@@ -59,10 +67,12 @@ struct Options {
     events: u64,
     repeat: usize,
     only: String,
+    results: Option<PathBuf>,
 }
 
 fn options(arguments: &[String]) -> Result<Options, String> {
-    let mut options = Options { sections: Vec::new(), events: 1_000_000, repeat: 3, only: String::new() };
+    let (only, results) = (String::new(), None);
+    let mut options = Options { sections: Vec::new(), events: 1_000_000, repeat: 3, only, results };
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         let mut value = || rest.next().ok_or(USAGE.to_owned());
@@ -70,6 +80,7 @@ fn options(arguments: &[String]) -> Result<Options, String> {
             "--events" => options.events = value()?.parse().map_err(|_| USAGE.to_owned())?,
             "--repeat" => options.repeat = value()?.parse().map_err(|_| USAGE.to_owned())?,
             "--only" => options.only = value()?.clone(),
+            "--results" => options.results = Some(PathBuf::from(value()?)),
             name if plan::SECTIONS.contains(&name) => options.sections.push(name.to_owned()),
             other => {
                 return Err(format!("unknown argument `{other}`; {USAGE}; sections: {:?}", plan::SECTIONS));
@@ -91,52 +102,92 @@ fn parent(arguments: &[String]) -> Result<(), String> {
     let topics = Topics::connect(&kafka)?;
     for section in &options.sections {
         let mut runs = plan::section(section, &kafka).ok_or(USAGE)?;
-        runs.retain(|run| run.label.contains(&options.only) || run.label == "B1 raw");
+        runs.retain(|run| run.label.contains(&options.only) || run.label == plan::YARDSTICK);
+        let mut results = Results::begin(section, options.events);
         let mut figures = vec![Vec::new(); runs.len()];
         for round in 0..options.repeat {
             for (planned, figures) in runs.iter().zip(&mut figures) {
+                let load = results::load_average();
                 let figure = run(planned, &topics, options.events, &format!("{section}-{round}"))
                     .map_err(|e| format!("{}: {e}", planned.label))?;
                 eprintln!("{} {}: {}", round + 1, planned.label, figure.line());
+                results.add(round + 1, &planned.label, &figure, load);
                 figures.push(figure);
             }
         }
         report::print(&runs, &figures);
+        if let Some(folder) = &options.results {
+            println!("\nwritten to {}", results.write(folder)?.display());
+        }
     }
     Ok(())
 }
 
 fn run(planned: &Planned, topics: &Topics, events: u64, name: &str) -> Result<Figures, String> {
-    let mut job = planned.job.clone();
     let unique = format!("{name}-{}-{}", std::process::id(), measure::monotonic_ns());
-    job.output = format!("floor-out-{unique}");
-    if planned.latency {
-        job.events = LATENCY_EVENTS;
-        job.input = format!("floor-steady-{unique}");
-        topics.create(&job.input, job.partitions)?;
-    } else {
-        job.events = events;
-        job.input = topics.input(job.partitions, events)?;
+    match &planned.kind {
+        Kind::Copy(job) => run_copy(job, InputHeaders::None, topics, events, &unique),
+        Kind::CopyForWorker(job) => run_copy(job, InputHeaders::CloudEvents, topics, events, &unique),
+        Kind::Latency(job) => run_latency(job, topics, &unique),
+        Kind::Worker(job) => run_worker(job, topics, events, &unique),
     }
+}
+
+fn run_copy(
+    job: &Job,
+    headers: InputHeaders,
+    topics: &Topics,
+    events: u64,
+    unique: &str,
+) -> Result<Figures, String> {
+    let input = topics.input(job.partitions, events, headers)?;
+    let job = Job { input, output: format!("floor-out-{unique}"), events, ..job.clone() };
     topics.create(&job.output, job.partitions)?;
-    let this = std::env::current_exe().map_err(|e| e.to_string())?;
-    let copying = Command::new(this)
-        .arg("--child")
-        .args(job.arguments())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|e| e.to_string())?;
-    let latencies = if planned.latency { latency::measure(&job)? } else { Vec::new() };
-    let copied = copying.wait_with_output().map_err(|e| e.to_string())?;
-    if !copied.status.success() {
-        return Err(format!("the copy ended with {}", copied.status));
-    }
-    let mut figures = Figures::parse(&String::from_utf8_lossy(&copied.stdout))?;
+    let figures = Copying::start(&job)?.figures()?;
+    topics.verify(&job.output, job.partitions, job.events)?;
+    topics.delete(&job.output)?;
+    Ok(figures)
+}
+
+fn run_latency(job: &Job, topics: &Topics, unique: &str) -> Result<Figures, String> {
+    let (input, output) = (format!("floor-steady-{unique}"), format!("floor-out-{unique}"));
+    let job = Job { input, output, events: LATENCY_EVENTS, ..job.clone() };
+    topics.create(&job.input, job.partitions)?;
+    topics.create(&job.output, job.partitions)?;
+    let copying = Copying::start(&job)?;
+    let latencies = latency::measure(&job)?;
+    let mut figures = copying.figures()?;
     figures.set_latency(&latencies);
     topics.verify(&job.output, job.partitions, job.events)?;
     topics.delete(&job.output)?;
-    if planned.latency {
-        topics.delete(&job.input)?;
-    }
+    topics.delete(&job.input)?;
     Ok(figures)
+}
+
+fn run_worker(job: &WorkerJob, topics: &Topics, events: u64, unique: &str) -> Result<Figures, String> {
+    let partitions = Job::new("", "").partitions;
+    let input = topics.input(partitions, events, InputHeaders::CloudEvents)?;
+    let run = worker::Run::new(input, partitions, events, unique);
+    let measured = worker::run(job, &run, topics)?;
+    Ok(Figures::of_worker(events, &measured))
+}
+
+/// A child process that copies.
+struct Copying(Child);
+
+impl Copying {
+    fn start(job: &Job) -> Result<Copying, String> {
+        let this = std::env::current_exe().map_err(|e| e.to_string())?;
+        let mut command = Command::new(this);
+        command.arg("--child").args(job.arguments()).stdout(Stdio::piped());
+        command.spawn().map(Copying).map_err(|e| e.to_string())
+    }
+
+    fn figures(self) -> Result<Figures, String> {
+        let copied = self.0.wait_with_output().map_err(|e| e.to_string())?;
+        if !copied.status.success() {
+            return Err(format!("the copy ended with {}", copied.status));
+        }
+        Figures::parse(&String::from_utf8_lossy(&copied.stdout))
+    }
 }

@@ -1,7 +1,10 @@
-//! CPU, memory and latency figures of this process, read from the kernel.
+//! CPU, memory and latency figures of this process and of a child, read from the kernel.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
+
+const THIS: &str = "/proc/self";
 
 /// CPU time of every thread that existed at one moment, by thread id.
 pub struct CpuMark {
@@ -20,12 +23,12 @@ pub struct CpuSpent {
 
 impl CpuMark {
     pub fn now() -> CpuMark {
-        CpuMark { at: Instant::now(), process_s: process_cpu_s(), threads: thread_cpu() }
+        CpuMark { at: Instant::now(), process_s: process_cpu_s(), threads: thread_cpu(Path::new(THIS)) }
     }
 
     pub fn spent(&self) -> CpuSpent {
         let process_s = process_cpu_s() - self.process_s;
-        let librdkafka_s = thread_cpu()
+        let librdkafka_s = thread_cpu(Path::new(THIS))
             .into_iter()
             .filter(|(_, (name, _))| name.starts_with("rdk:"))
             .map(|(id, (_, after))| after - self.threads.get(&id).map_or(0.0, |(_, before)| *before))
@@ -45,8 +48,29 @@ fn process_cpu_s() -> f64 {
     seconds(usage.ru_utime) + seconds(usage.ru_stime)
 }
 
-fn thread_cpu() -> HashMap<String, (String, f64)> {
-    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else {
+/// CPU time of the process number `id` so far, in seconds, in steps of 10 ms.
+pub fn process_cpu_of(id: u32) -> Result<f64, String> {
+    let path = format!("/proc/{id}/stat");
+    let stat = std::fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
+    // The name before the last parenthesis may hold spaces; user and system time are fields 14 and 15 of the line.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let mut ticks = fields.split_whitespace().skip(11).map_while(|field| field.parse::<f64>().ok());
+    let (Some(user), Some(system)) = (ticks.next(), ticks.next()) else {
+        return Err(format!("{path} is not as expected: {stat}"));
+    };
+    // SAFETY: reads a constant of the system.
+    let ticks_per_s = unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64;
+    Ok((user + system) / ticks_per_s)
+}
+
+/// CPU time of librdkafka's threads so far, in seconds, of the process with this folder in `/proc`.
+pub fn librdkafka_cpu_of(process: &Path) -> f64 {
+    let threads = thread_cpu(process);
+    threads.into_values().filter(|(name, _)| name.starts_with("rdk:")).map(|(_, cpu_s)| cpu_s).sum()
+}
+
+fn thread_cpu(process: &Path) -> HashMap<String, (String, f64)> {
+    let Ok(tasks) = std::fs::read_dir(process.join("task")) else {
         return HashMap::new();
     };
     tasks
@@ -63,7 +87,12 @@ fn thread_cpu() -> HashMap<String, (String, f64)> {
 
 /// Highest resident memory of this process so far, in MiB.
 pub fn rss_peak_mib() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    rss_peak_mib_of(Path::new(THIS))
+}
+
+/// The same of the process with this folder in `/proc`.
+pub fn rss_peak_mib_of(process: &Path) -> f64 {
+    let status = std::fs::read_to_string(process.join("status")).unwrap_or_default();
     status
         .lines()
         .find_map(|line| line.strip_prefix("VmHWM:"))

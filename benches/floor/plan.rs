@@ -1,12 +1,24 @@
 //! Which runs make up B1 to B4.
 
 use crate::job::Job;
+use crate::worker::{Work, WorkerJob};
+
+/// What a run is.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// A copy at the highest rate.
+    Copy(Job),
+    /// The same of the events that the worker reads, with headers.
+    CopyForWorker(Job),
+    /// A copy at a steady rate, of which the latency is measured.
+    Latency(Job),
+    /// The engine.
+    Worker(WorkerJob),
+}
 
 pub struct Planned {
     pub label: String,
-    pub job: Job,
-    /// Measures latency at a steady rate instead of the highest rate.
-    pub latency: bool,
+    pub kind: Kind,
 }
 
 /// The runs of one section; `None` when there is no such section.
@@ -20,19 +32,23 @@ pub fn section(name: &str, kafka: &str) -> Option<Vec<Planned>> {
         "b3-latency" => b3_latency(kafka),
         "b3-abort" => b3_abort(kafka),
         "b4" => b4(kafka),
+        "worker" => worker(kafka),
         _ => return None,
     })
 }
 
-pub const SECTIONS: [&str; 8] = ["b1", "b2", "b3", "b3-1", "b3-48", "b3-latency", "b3-abort", "b4"];
+pub const SECTIONS: [&str; 9] = ["b1", "b2", "b3", "b3-1", "b3-48", "b3-latency", "b3-abort", "b4", "worker"];
 
 fn planned(label: impl Into<String>, job: Job) -> Planned {
-    Planned { label: label.into(), job, latency: false }
+    Planned { label: label.into(), kind: Kind::Copy(job) }
 }
 
-/// The yardstick of every section: the plain copy by the C API.
+/// Label of the yardstick of every section.
+pub const YARDSTICK: &str = "B1 raw";
+
+/// The plain copy by the C API.
 fn raw(kafka: &str) -> Planned {
-    planned("B1 raw", Job::new(kafka, "raw"))
+    planned(YARDSTICK, Job::new(kafka, "raw"))
 }
 
 fn transactional(kafka: &str) -> Job {
@@ -92,7 +108,7 @@ fn commit_label(commit_ms: u64, records_max: u64) -> String {
 }
 
 fn b3(kafka: &str, partitions: i32) -> Vec<Planned> {
-    let yardstick = Planned { job: Job { partitions, ..raw(kafka).job }, ..raw(kafka) };
+    let yardstick = planned(YARDSTICK, Job { partitions, ..Job::new(kafka, "raw") });
     let runs = COMMITS.map(|(commit_ms, records_max)| {
         let label = format!("B3 {} in {partitions} partitions", commit_label(commit_ms, records_max));
         let batch = 4096.min(records_max as usize);
@@ -126,7 +142,7 @@ fn b3_latency(kafka: &str) -> Vec<Planned> {
         ),
     ]);
     runs.into_iter()
-        .map(|(label, job)| Planned { label: format!("B3 {label}"), job, latency: true })
+        .map(|(label, job)| Planned { label: format!("B3 {label}"), kind: Kind::Latency(job) })
         .collect()
 }
 
@@ -149,4 +165,20 @@ fn b4(kafka: &str) -> Vec<Planned> {
         }
     }
     runs
+}
+
+fn worker(kafka: &str) -> Vec<Planned> {
+    let runs = [
+        ("worker, pass-through, exactly once", Work::PassThrough, "exactly_once"),
+        ("worker, filter and map, exactly once", Work::FilterMap, "exactly_once"),
+        ("worker, filter and map, at least once", Work::FilterMap, "at_least_once"),
+    ];
+    let yardstick = Kind::CopyForWorker(Job::new(kafka, "raw"));
+    let runs = runs.map(|(label, work, delivery)| {
+        (label, Kind::Worker(WorkerJob { kafka: kafka.to_owned(), work, delivery }))
+    });
+    std::iter::once((YARDSTICK, yardstick))
+        .chain(runs)
+        .map(|(label, kind)| Planned { label: label.to_owned(), kind })
+        .collect()
 }

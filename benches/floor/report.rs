@@ -6,6 +6,7 @@ use crate::job::Job;
 use crate::measure::{self, CpuSpent};
 use crate::plan::Planned;
 use crate::transactions::Steps;
+use crate::worker::Measured;
 
 /// Named numbers; NaN stands for what a run does not have.
 #[derive(Clone, Debug, Default)]
@@ -33,9 +34,27 @@ impl Figures {
         Figures(figures.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
     }
 
+    /// Figures of the engine, which keeps its transactions to itself.
+    pub fn of_worker(events: u64, measured: &Measured) -> Figures {
+        let Measured { spent, rss_mib } = measured;
+        let millions = events as f64 / 1e6;
+        let figures = [
+            ("rate", events as f64 / spent.wall_s),
+            ("cpu", spent.process_s / millions),
+            ("cpu_librdkafka", spent.librdkafka_s / millions),
+            ("rss", *rss_mib),
+        ];
+        Figures(figures.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    }
+
+    /// Those that are numbers, by name.
+    pub fn finite(&self) -> BTreeMap<&str, f64> {
+        self.0.iter().filter(|(_, v)| v.is_finite()).map(|(name, v)| (name.as_str(), *v)).collect()
+    }
+
     pub fn line(&self) -> String {
-        let shown = self.0.iter().filter(|(_, value)| value.is_finite());
-        shown.map(|(name, value)| format!("{name}={value:.3}")).collect::<Vec<_>>().join(" ")
+        let shown = self.finite().into_iter().map(|(name, value)| format!("{name}={value:.3}"));
+        shown.collect::<Vec<_>>().join(" ")
     }
 
     pub fn parse(line: &str) -> Result<Figures, String> {
@@ -60,7 +79,7 @@ impl Figures {
 /// Prints the medians as a Markdown table; ratios are to the first run of the section, round by round.
 pub fn print(runs: &[Planned], figures: &[Vec<Figures>]) {
     let heads = [
-        "copy",
+        "run",
         "k events/s",
         "to first",
         "CPU-s per million",

@@ -7,6 +7,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::types::RDKafkaRespErr;
 
@@ -18,6 +19,22 @@ use crate::raw::{self, BatchConsumer, PartitionList};
 const EVENTS_MAX: usize = 100;
 const SETTLING_MAX: Duration = Duration::from_secs(10);
 const FULL_QUEUE_WAIT: Duration = Duration::from_millis(1);
+
+/// Headers of the input's records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum InputHeaders {
+    None,
+    CloudEvents,
+}
+
+fn cloud_events(seq: u64) -> OwnedHeaders {
+    let header = |key, value| Header { key, value: Some(value) };
+    OwnedHeaders::new_with_capacity(4)
+        .insert(header("ce_id", &events::id(seq)))
+        .insert(header("ce_source", "stripe"))
+        .insert(header("ce_type", events::kind(seq)))
+        .insert(header("content-type", "application/json"))
+}
 
 pub struct Topics {
     kafka: String,
@@ -37,8 +54,19 @@ impl Topics {
 
     /// Creates the topic; false when it exists already.
     pub fn create(&self, name: &str, partitions: i32) -> Result<bool, String> {
+        self.create_with(name, partitions, &[])
+    }
+
+    /// Creates the topic with settings of its own; false when it exists already.
+    pub fn create_with(
+        &self,
+        name: &str,
+        partitions: i32,
+        settings: &[(&str, &str)],
+    ) -> Result<bool, String> {
         let topic =
             NewTopic::new(name, partitions, TopicReplication::Fixed(1)).set("file.delete.delay.ms", "1000");
+        let topic = settings.iter().fold(topic, |topic, (name, value)| topic.set(name, value));
         let results = self
             .runtime
             .block_on(self.admin.create_topics([&topic], &AdminOptions::new()))
@@ -68,10 +96,14 @@ impl Topics {
     }
 
     /// The input topic with this many events, filled on first use and kept for later runs.
-    pub fn input(&self, partitions: i32, events: u64) -> Result<String, String> {
-        let name = format!("floor-in-{partitions}-{events}");
+    pub fn input(&self, partitions: i32, events: u64, headers: InputHeaders) -> Result<String, String> {
+        let kind = match headers {
+            InputHeaders::None => "",
+            InputHeaders::CloudEvents => "ce-",
+        };
+        let name = format!("floor-in-{kind}{partitions}-{events}");
         if self.create(&name, partitions)? {
-            self.fill(&name, events)?;
+            self.fill(&name, events, headers)?;
         }
         let held = self.records(&name, partitions)?;
         if held != events {
@@ -94,7 +126,7 @@ impl Topics {
         Ok(records)
     }
 
-    fn fill(&self, name: &str, events: u64) -> Result<(), String> {
+    fn fill(&self, name: &str, events: u64, headers: InputHeaders) -> Result<(), String> {
         let producer: BaseProducer = Job::new(&self.kafka, "fill")
             .producer("fill")
             .set("delivery.report.only.error", "true")
@@ -103,7 +135,12 @@ impl Topics {
         let (mut key, mut payload) = (Vec::new(), Vec::new());
         for seq in 0..events {
             events::write(seq, 0, &mut key, &mut payload);
-            send(&producer, BaseRecord::to(name).key(&key[..]).payload(&payload[..]))?;
+            let record = BaseRecord::to(name).key(&key[..]).payload(&payload[..]);
+            let record = match headers {
+                InputHeaders::None => record,
+                InputHeaders::CloudEvents => record.headers(cloud_events(seq)),
+            };
+            send(&producer, record)?;
         }
         producer.flush(Duration::from_secs(60)).map_err(|e| e.to_string())
     }
