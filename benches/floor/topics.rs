@@ -28,7 +28,9 @@ pub enum InputHeaders {
 }
 
 fn cloud_events(seq: u64) -> OwnedHeaders {
-    let header = |key, value| Header { key, value: Some(value) };
+    fn header<'a>(key: &'a str, value: &'a str) -> Header<'a, &'a str> {
+        Header { key, value: Some(value) }
+    }
     OwnedHeaders::new_with_capacity(4)
         .insert(header("ce_id", &events::id(seq)))
         .insert(header("ce_source", "stripe"))

@@ -78,22 +78,27 @@ pub fn run(job: &WorkerJob, run: &Run, topics: &Topics) -> Outcome<Measured> {
     let project = Project::write(job, run)?;
     let mut worker = Worker::start(job, run, &project)?;
     let watched = watch(job, run, &mut worker);
-    let figures = watched.as_ref().map(|_| (worker.librdkafka_cpu_s(), worker.rss_mib()));
     let stopped = worker.stop();
-    let samples = watched.and_then(|samples| stopped.map(|()| samples));
-    let samples = samples.map_err(|error| format!("{error}\n{}", project.log_end()))?;
-    let (librdkafka_s, rss_mib) = figures.map_err(String::clone)?;
+    let watched = watched.and_then(|watched| stopped.map(|()| watched));
+    let watched = watched.map_err(|error| format!("{error}\n{}", project.log_end()))?;
     let appended = outcome::check(job, run)?;
     topics.delete(&run.output)?;
     topics.delete(&run.executions)?;
-    let before = samples.iter().rev().find(|sample| sample.at_ms <= appended.first_ms);
-    let last = samples.last().ok_or("no samples")?;
+    let before = watched.samples.iter().rev().find(|sample| sample.at_ms <= appended.first_ms);
     let spent = CpuSpent {
         wall_s: (appended.last_ms - appended.first_ms) as f64 / 1e3,
-        process_s: last.cpu_s - before.map_or(0.0, |sample| sample.cpu_s),
-        librdkafka_s,
+        process_s: watched.cpu_s - before.map_or(0.0, |sample| sample.cpu_s),
+        librdkafka_s: watched.librdkafka_s,
     };
-    Ok(Measured { spent, rss_mib })
+    Ok(Measured { spent, rss_mib: watched.rss_mib })
+}
+
+/// What was seen of the worker until everything was committed.
+struct Watched {
+    samples: Vec<Sample>,
+    cpu_s: f64,
+    librdkafka_s: f64,
+    rss_mib: f64,
 }
 
 /// CPU time of the worker until a moment of the wall clock, which is also the broker's.
@@ -103,7 +108,7 @@ struct Sample {
 }
 
 /// Waits until everything is committed, noting CPU times all the while.
-fn watch(job: &WorkerJob, run: &Run, worker: &mut Worker) -> Outcome<Vec<Sample>> {
+fn watch(job: &WorkerJob, run: &Run, worker: &mut Worker) -> Outcome<Watched> {
     let group = format!("{}.bench", run.namespace);
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", &job.kafka).set("group.id", &group);
@@ -114,10 +119,12 @@ fn watch(job: &WorkerJob, run: &Run, worker: &mut Worker) -> Outcome<Vec<Sample>
         if let Some(status) = worker.child.try_wait().map_err(|e| e.to_string())? {
             return Err(format!("the worker ended by itself: {status}"));
         }
-        samples.push(Sample { at_ms: now_ms(), cpu_s: measure::process_cpu_of(worker.child.id())? });
+        let cpu_s = measure::process_cpu_of(worker.child.id())?;
+        samples.push(Sample { at_ms: now_ms(), cpu_s });
         if samples.len().is_multiple_of(ASK_EVERY_SAMPLES) && committed(&asking, run)? >= run.events {
-            samples.push(Sample { at_ms: now_ms(), cpu_s: measure::process_cpu_of(worker.child.id())? });
-            return Ok(samples);
+            let cpu_s = measure::process_cpu_of(worker.child.id())?;
+            let (librdkafka_s, rss_mib) = (worker.librdkafka_cpu_s(), worker.rss_mib());
+            return Ok(Watched { samples, cpu_s, librdkafka_s, rss_mib });
         }
         std::thread::sleep(SAMPLE_INTERVAL);
     }
