@@ -6,6 +6,9 @@
 pub mod logs;
 pub mod names;
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
