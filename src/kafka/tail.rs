@@ -17,6 +17,8 @@ use crate::record::InRecord;
 
 const ASK_TIMEOUT: Duration = Duration::from_secs(15);
 const RECORDS_MAX: usize = 500;
+/// Pause before a topic that was just made is asked for its ends again.
+const LEADER_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where to begin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,6 +69,18 @@ impl ClientContext for Quiet {
 
 impl ConsumerContext for Quiet {}
 
+/// Whether partitions are still looking for a leader, as those of a topic that was just made do.
+fn has_no_leader_yet(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+        )
+    )
+}
+
 /// A topic being read. Blocks; use it where that does no harm.
 pub struct Tail {
     consumer: BaseConsumer<Quiet>,
@@ -82,6 +96,20 @@ impl Tail {
     /// # Errors
     /// When the topic does not exist or Kafka does not answer.
     pub fn open(connection: &Connection, topic: &str, begin: Begin, end: End) -> Result<Self, TailError> {
+        let deadline = Instant::now() + ASK_TIMEOUT;
+        loop {
+            match Self::open_once(connection, topic, begin, end) {
+                Err(TailError::Read { source, .. })
+                    if has_no_leader_yet(&source) && Instant::now() < deadline =>
+                {
+                    std::thread::sleep(LEADER_PAUSE);
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn open_once(connection: &Connection, topic: &str, begin: Begin, end: End) -> Result<Self, TailError> {
         let read = |source| TailError::Read { topic: topic.to_owned(), source };
         let mut config = settings::plain_reader(connection);
         // Retention may pass the position between the question and the fetch; go on with what is kept.

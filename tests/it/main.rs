@@ -3,6 +3,7 @@
 mod end_to_end;
 mod ingest;
 mod support;
+mod tail;
 
 mod cli;
 mod copying;

@@ -1,0 +1,26 @@
+//! Topics read without a group.
+
+use std::time::Duration;
+
+use millrace::kafka::settings::Connection;
+use millrace::kafka::tail::{Begin, End, Tail};
+
+use crate::support::servers;
+
+/// Partitions of a new topic look for their leaders for a moment; asking them for their ends then is no failure.
+#[tokio::test]
+async fn a_topic_that_was_just_made_can_be_read() {
+    for _ in 0..5 {
+        let topic = servers::unique("tail");
+        servers::create_topics(&[(&topic, 12)]).await;
+        let connection = Connection::plain(servers::kafka(), "tail-test");
+        let mut records = Vec::new();
+        let read = tokio::task::spawn_blocking(move || {
+            let mut tail =
+                Tail::open(&connection, &topic, Begin::Oldest, End::AsOfNow).expect("the topic can be read");
+            tail.read(Duration::from_millis(100), &mut records).expect("the topic can be read");
+            records.len()
+        });
+        assert_eq!(read.await.expect("no panic"), 0);
+    }
+}
