@@ -6,6 +6,11 @@ use clap::Parser as _;
 use millrace::cli;
 use millrace::telemetry::logs;
 
+/// Also takes the place of malloc for librdkafka's C. With glibc's a third of the worker's time went into malloc and
+/// free, which meet on different threads here (benches/README.md).
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let typed = cli::args::Cli::parse();
     if let Err(error) = logs::start(typed.common.log_format, typed.log_level()) {

@@ -162,17 +162,26 @@ impl Counted {
 fn process(group: &Arc<Group>, services: Arc<Services>, outbox: Arc<Outbox>) -> Process {
     let pipelines: Arc<Vec<Counted>> = Arc::new(group.pipelines.iter().map(Counted::new).collect());
     let unmatched = telemetry::counter(names::RECORDS_UNMATCHED, &[&group.id]);
+    let is_cpu_only = group.pipelines.iter().all(|pipeline| pipeline.is_cpu_only);
     Arc::new(move |record: InRecord, now: DateTime<Utc>| {
         let kind = record.header_text("ce_type").unwrap_or_default();
         if !pipelines.iter().any(|counted| counted.pipeline.takes(&record.topic, kind)) {
             unmatched.add(1);
             return Processing::Done(Vec::new());
         }
+        if is_cpu_only {
+            // Done at the first poll, so the future can stay on the stack. Were it not, nothing has happened yet that
+            // cannot happen again below.
+            let work = std::pin::pin!(all_pipelines(&pipelines, &record, &services, &outbox, now));
+            if let Some(records) = work.now_or_never() {
+                return Processing::Done(records);
+            }
+        }
         let (pipelines, services, outbox) =
             (Arc::clone(&pipelines), Arc::clone(&services), Arc::clone(&outbox));
         let mut work =
             Box::pin(async move { all_pipelines(&pipelines, &record, &services, &outbox, now).await });
-        // A pipeline that waits for nothing is done at the first poll.
+        // An event that is filtered before the first wait is done at the first poll.
         match work.as_mut().now_or_never() {
             Some(records) => Processing::Done(records),
             None => Processing::Pending(work),

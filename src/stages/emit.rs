@@ -2,7 +2,7 @@
 //!
 //! The value is `.` unless `value` gives another; a value that no stage changed is written with the bytes it came in.
 //! A null value is a tombstone. The key is the source record's unless `key` gives another; a null key is no key. The
-//! CloudEvents headers of the source go with it, then `millrace.source: <topic>/<partition>/<offset>`, then `headers`.
+//! CloudEvents headers of the source go with it, then `headers`; the outbox adds where the record came from.
 
 use std::sync::Arc;
 
@@ -169,12 +169,10 @@ impl Emit {
 
     fn headers(&self, cx: &mut StageCx<'_, '_>) -> Result<Vec<Header>, Fault> {
         let record = cx.origin.record;
-        let mut headers = Vec::with_capacity(record.headers.len() + 1 + self.headers.len());
+        let mut headers = Vec::with_capacity(record.headers.len() + self.headers.len() + 1);
         headers.extend(
             record.headers.iter().filter(|header| header.name.as_bytes().starts_with(b"ce_")).cloned(),
         );
-        let source = format!("{}/{}/{}", record.topic, record.partition, record.offset);
-        headers.push(Header::of("millrace.source", source));
         for (name, program) in &self.headers {
             let value = values::bytes(program.evaluate(cx.scope)?);
             headers.retain(|header| header.name != *name);

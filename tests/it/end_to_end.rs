@@ -195,6 +195,8 @@ fn assert_output(records: &[Back], live: &HashMap<String, &Payment>, folder: &Pa
     let mut seen = HashSet::new();
     let mut last_seq: HashMap<String, i64> = HashMap::new();
     for record in records {
+        let sources = record.headers.iter().filter(|(name, _)| name == "millrace.source").count();
+        assert_eq!(sources, 1, "every output says once where it comes from");
         let value = record.value.as_deref().expect("no tombstone");
         assert_eq!(value[0], 0, "Confluent framing");
         let decoded = read_datum(&schema, &value[5..]);
