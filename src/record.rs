@@ -64,6 +64,14 @@ pub fn last_header<'a>(headers: &'a [Header], name: &str) -> Option<&'a Bytes> {
         .and_then(|header| header.value.as_ref())
 }
 
+fn size_bytes(key: Option<&Bytes>, value: Option<&Bytes>, headers: &[Header]) -> usize {
+    let headers: usize = headers
+        .iter()
+        .map(|header| header.name.as_bytes().len() + header.value.as_ref().map_or(0, Bytes::len))
+        .sum();
+    key.map_or(0, Bytes::len) + value.map_or(0, Bytes::len) + headers
+}
+
 /// A record as it was read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct InRecord {
@@ -86,12 +94,7 @@ pub struct InRecord {
 impl InRecord {
     /// Bytes this record holds in memory: key, value and headers, without the struct itself.
     pub fn size_bytes(&self) -> usize {
-        let headers: usize = self
-            .headers
-            .iter()
-            .map(|header| header.name.as_bytes().len() + header.value.as_ref().map_or(0, Bytes::len))
-            .sum();
-        self.key.as_ref().map_or(0, Bytes::len) + self.value.as_ref().map_or(0, Bytes::len) + headers
+        size_bytes(self.key.as_ref(), self.value.as_ref(), &self.headers)
     }
 
     /// Text of the last header called `name`, when it is UTF-8.
@@ -120,11 +123,6 @@ pub struct OutRecord {
 impl OutRecord {
     /// Bytes of key, value and headers, to be held against `message.max.bytes`.
     pub fn size_bytes(&self) -> usize {
-        let headers: usize = self
-            .headers
-            .iter()
-            .map(|header| header.name.as_bytes().len() + header.value.as_ref().map_or(0, Bytes::len))
-            .sum();
-        self.key.as_ref().map_or(0, Bytes::len) + self.value.as_ref().map_or(0, Bytes::len) + headers
+        size_bytes(self.key.as_ref(), self.value.as_ref(), &self.headers)
     }
 }

@@ -5,28 +5,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::millrace::{Millrace, Running};
-use crate::support::{events, project, readback, servers};
+use crate::support::millrace::Running;
+use crate::support::scenario::Scenario;
+use crate::support::{events, readback, servers};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 const SECRET: &str = "whsec_cli";
-
-struct Scenario {
-    name: String,
-    millrace: Millrace,
-    folder: tempfile::TempDir,
-    _database: servers::Database,
-}
-
-async fn scenario(prefix: &str) -> Scenario {
-    let name = servers::unique(prefix);
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    project::write_payments(folder.path(), &name);
-    let database = servers::database(&name).await;
-    let mut millrace = Millrace::new(folder.path(), &name, &database.url);
-    millrace.environment.push((String::from("STRIPE_WEBHOOK_SECRET"), String::from(SECRET)));
-    Scenario { name, millrace, folder, _database: database }
-}
 
 impl Scenario {
     fn json(&self, words: &[&str]) -> Value {
@@ -80,7 +64,7 @@ fn actions(report: &Value) -> Vec<(String, String)> {
 
 #[tokio::test]
 async fn apply_brings_servers_to_what_the_project_says() {
-    let scenario = scenario("cli-apply").await;
+    let scenario = Scenario::new("cli-apply", SECRET).await;
     let Scenario { name, millrace, .. } = &scenario;
     let plan = stdout(&millrace.run(&["plan"]));
     for wanted in [&format!("{name}.payments"), &format!("{name}.dlq"), "payments", "kpi_revenue_1h"] {
@@ -120,7 +104,7 @@ async fn apply_brings_servers_to_what_the_project_says() {
 
 #[tokio::test]
 async fn servers_that_are_not_there_are_named() {
-    let scenario = scenario("cli-away").await;
+    let scenario = Scenario::new("cli-away", SECRET).await;
     let closed = |flag: &str, address: &str| {
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_millrace"))
             .args(["plan", "--project"])
@@ -144,7 +128,7 @@ async fn servers_that_are_not_there_are_named() {
 
 #[tokio::test]
 async fn dead_letters_are_listed_shown_and_replayed_at_most_three_times() {
-    let scenario = scenario("cli-dlq").await;
+    let scenario = Scenario::new("cli-dlq", SECRET).await;
     let Scenario { name, millrace, .. } = &scenario;
     millrace.run_ok(&["apply", "--yes"]);
     let topic = format!("{name}.events");

@@ -9,31 +9,20 @@ use apache_avro::types::Value;
 use sqlx::Row as _;
 
 use crate::support::events::{self, Payment};
-use crate::support::millrace::{Millrace, Running};
+use crate::support::millrace::Running;
 use crate::support::readback::{self, Back};
-use crate::support::{project, servers};
+use crate::support::scenario::Scenario;
+use crate::support::servers;
 
 const SECRET: &str = "whsec_end_to_end";
 /// How long the projector may need to reach the end after the last event was sent.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-struct Scenario {
-    name: String,
-    millrace: Millrace,
-    database: servers::Database,
-    _folder: tempfile::TempDir,
-}
-
-async fn scenario(prefix: &str) -> Scenario {
-    let name = servers::unique(prefix);
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    project::write_payments(folder.path(), &name);
-    let database = servers::database(&name).await;
-    let mut millrace = Millrace::new(folder.path(), &name, &database.url);
-    millrace.environment.push((String::from("STRIPE_WEBHOOK_SECRET"), String::from(SECRET)));
-    millrace.run_ok(&["check"]);
-    millrace.run_ok(&["apply", "--yes"]);
-    Scenario { name, millrace, database, _folder: folder }
+async fn applied(prefix: &str) -> Scenario {
+    let scenario = Scenario::new(prefix, SECRET).await;
+    scenario.millrace.run_ok(&["check"]);
+    scenario.millrace.run_ok(&["apply", "--yes"]);
+    scenario
 }
 
 impl Scenario {
@@ -75,7 +64,7 @@ impl Scenario {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_worker_loses_nothing_and_repeats_nothing() {
-    let scenario = scenario("kill").await;
+    let scenario = applied("kill").await;
     let payments = events::generate(7, 100_000, 5_000);
     let topic = format!("{}.events", scenario.name);
     let mut projector = scenario.projector();
@@ -95,7 +84,7 @@ async fn a_killed_worker_loses_nothing_and_repeats_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn posted_webhooks_arrive_once_though_a_worker_is_killed() {
-    let scenario = scenario("hook").await;
+    let scenario = applied("hook").await;
     let payments = events::generate(11, 5_000, 400);
     let port = free_port();
     let listen = format!("127.0.0.1:{port}");

@@ -6,4 +6,5 @@ pub mod events;
 pub mod millrace;
 pub mod project;
 pub mod readback;
+pub mod scenario;
 pub mod servers;
