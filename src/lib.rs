@@ -14,6 +14,7 @@ pub mod position;
 pub mod record;
 pub mod secrets;
 pub mod telemetry;
+pub mod tls;
 pub mod yaml;
 
 // Rank 1: outside worlds, each behind one folder.

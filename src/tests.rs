@@ -13,9 +13,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("annotate_snippets", &["cli"]),
     ("apache_avro", &["schema"]),
     ("axum", &["ingest", "admin"]),
-    ("backon", &["engine"]),
     ("clap", &["cli", "telemetry", "main.rs"]),
-    ("governor", &["engine/limits.rs", "stages/limits.rs", "connectors/limits.rs", "ingest/limits.rs"]),
+    ("governor", &["stages/limits.rs", "ingest/limits.rs"]),
     ("hyper", &["ingest", "admin"]),
     ("hyper_util", &["ingest", "admin"]),
     ("indicatif", &["cli"]),
@@ -24,10 +23,11 @@ const HOMES: &[(&str, &[&str])] = &[
     ("metrics_exporter_prometheus", &["telemetry"]),
     ("rdkafka", &["kafka"]),
     ("reqwest", &["connectors"]),
+    ("rustls", &["tls.rs"]),
     ("saphyr_parser", &["yaml"]),
     ("schema_registry_converter", &["schema"]),
     ("sqlx", &["postgres", "project"]),
-    ("vrl", &["expr", "expr.rs"]),
+    ("vrl", &["expr"]),
 ];
 
 struct SourceText {

@@ -130,8 +130,7 @@ impl Target {
                 url.map_err(|why| TargetError::BaseUrl { connector: Arc::clone(&name), place, why })?
             }
         };
-        // An error means that one is installed already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        crate::tls::provide();
         let client = Client::builder()
             .user_agent(concat!("millrace/", env!("CARGO_PKG_VERSION")))
             .redirect(redirect::Policy::none())

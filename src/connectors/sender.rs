@@ -58,8 +58,7 @@ impl Sender {
     /// # Errors
     /// When the HTTP client cannot be made.
     pub fn new(base_url: String) -> Result<Self, reqwest::Error> {
-        // The client wants a TLS provider even for plain HTTP; a second installation changes nothing.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        crate::tls::provide();
         let client = reqwest::Client::builder().timeout(PATIENCE).build()?;
         Ok(Self { client, base_url })
     }

@@ -40,8 +40,7 @@ impl Registry {
     /// # Errors
     /// [`SchemaError::Unavailable`] when no HTTP client can be made.
     pub fn new(url: &str) -> Result<Self, SchemaError> {
-        // The HTTP client is built without a TLS provider of its own and takes the process's; whoever is first sets it.
-        let _already_set = rustls::crypto::ring::default_provider().install_default();
+        crate::tls::provide();
         let settings = SrSettings::new_builder(url.trim_end_matches('/').to_owned())
             .set_timeout(CALL_MAX)
             .build()

@@ -119,8 +119,7 @@ async fn post_all(listen: &str, payments: &[Payment]) {
         let number: usize = payment.customer[4..].parse().expect("a customer's number");
         lanes[number % 8].push(payment.clone());
     }
-    // The client wants a TLS provider even for plain HTTP; a second installation changes nothing.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    millrace::tls::provide();
     let url = format!("http://{listen}/hooks/stripe");
     let tasks: Vec<_> = lanes.into_iter().map(|lane| tokio::spawn(post_lane(url.clone(), lane))).collect();
     for task in tasks {
