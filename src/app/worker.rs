@@ -46,7 +46,7 @@ pub fn role(
     };
     let outbox = Outbox::new(Arc::clone(&services.codec), namespace, sizes);
     let settings = settings(group, servers, producer);
-    let process = process(group, Arc::clone(services), Arc::new(outbox));
+    let process = process(group, Arc::clone(services), outbox);
     let drain = CancellationToken::new();
     let stop = Stop { drain: drain.clone(), now: CancellationToken::new() };
     let running = worker::spawn(settings, process, tokio::runtime::Handle::current(), stop)
@@ -158,59 +158,65 @@ impl Counted {
     }
 }
 
-/// Takes a record through every pipeline of the group that wants it.
-fn process(group: &Arc<Group>, services: Arc<Services>, outbox: Arc<Outbox>) -> Process {
-    let pipelines: Arc<Vec<Counted>> = Arc::new(group.pipelines.iter().map(Counted::new).collect());
-    let unmatched = telemetry::counter(names::RECORDS_UNMATCHED, &[&group.id]);
-    let is_cpu_only = group.pipelines.iter().all(|pipeline| pipeline.is_cpu_only);
-    Arc::new(move |record: InRecord, now: DateTime<Utc>| {
+/// A group at work.
+struct GroupRun {
+    pipelines: Vec<Counted>,
+    services: Arc<Services>,
+    outbox: Outbox,
+    unmatched: Counter,
+}
+
+impl GroupRun {
+    /// Takes a record through every pipeline of the group that wants it.
+    async fn run(&self, record: &InRecord, now: DateTime<Utc>) -> Vec<OutRecord> {
+        let mut all = Vec::new();
+        let mut is_wanted = false;
         let kind = record.header_text("ce_type").unwrap_or_default();
-        if !pipelines.iter().any(|counted| counted.pipeline.takes(&record.topic, kind)) {
-            unmatched.add(1);
-            return Processing::Done(Vec::new());
+        for counted in &self.pipelines {
+            let pipeline = &counted.pipeline;
+            if !pipeline.takes(&record.topic, kind) {
+                continue;
+            }
+            is_wanted = true;
+            let run = AssertUnwindSafe(run::process(pipeline, record, &self.services, now)).catch_unwind();
+            let verdict = run.await.unwrap_or_else(|_| panicked(now));
+            let seen = Seen::of(&verdict);
+            let (outcome, records) = self.outbox.records(pipeline, record, verdict);
+            counted.count(seen, outcome);
+            all.extend(records);
         }
+        if !is_wanted {
+            self.unmatched.add(1);
+        }
+        all
+    }
+}
+
+fn process(group: &Arc<Group>, services: Arc<Services>, outbox: Outbox) -> Process {
+    let is_cpu_only = group.pipelines.iter().all(|pipeline| pipeline.is_cpu_only);
+    let group = Arc::new(GroupRun {
+        pipelines: group.pipelines.iter().map(Counted::new).collect(),
+        services,
+        outbox,
+        unmatched: telemetry::counter(names::RECORDS_UNMATCHED, &[&group.id]),
+    });
+    Arc::new(move |record: InRecord, now: DateTime<Utc>| {
         if is_cpu_only {
             // Done at the first poll, so the future can stay on the stack. Were it not, nothing has happened yet that
             // cannot happen again below.
-            let work = std::pin::pin!(all_pipelines(&pipelines, &record, &services, &outbox, now));
+            let work = std::pin::pin!(group.run(&record, now));
             if let Some(records) = work.now_or_never() {
                 return Processing::Done(records);
             }
         }
-        let (pipelines, services, outbox) =
-            (Arc::clone(&pipelines), Arc::clone(&services), Arc::clone(&outbox));
-        let mut work =
-            Box::pin(async move { all_pipelines(&pipelines, &record, &services, &outbox, now).await });
-        // An event that is filtered before the first wait is done at the first poll.
+        let group = Arc::clone(&group);
+        let mut work = Box::pin(async move { group.run(&record, now).await });
+        // An event that nobody wants, or that is filtered before the first wait, is done at the first poll.
         match work.as_mut().now_or_never() {
             Some(records) => Processing::Done(records),
             None => Processing::Pending(work),
         }
     })
-}
-
-async fn all_pipelines(
-    pipelines: &[Counted],
-    record: &InRecord,
-    services: &Services,
-    outbox: &Outbox,
-    now: DateTime<Utc>,
-) -> Vec<OutRecord> {
-    let mut all = Vec::new();
-    let kind = record.header_text("ce_type").unwrap_or_default();
-    for counted in pipelines {
-        let pipeline = &counted.pipeline;
-        if !pipeline.takes(&record.topic, kind) {
-            continue;
-        }
-        let run = AssertUnwindSafe(run::process(pipeline, record, services, now)).catch_unwind();
-        let verdict = run.await.unwrap_or_else(|_| panicked(now));
-        let seen = Seen::of(&verdict);
-        let (outcome, records) = outbox.records(pipeline, record, verdict);
-        counted.count(seen, outcome);
-        all.extend(records);
-    }
-    all
 }
 
 /// A panic is a bug of ours; the record that met it becomes a dead letter and those behind it go on.
