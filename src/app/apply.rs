@@ -125,7 +125,7 @@ pub async fn carry_out(plan: &Plan, targets: &Targets, found: &Found) -> anyhow:
         }
     }
     if let (Some(url), true) = (&targets.postgres, found.needs_postgres) {
-        let pool = pool::lazy(address(url)?, "apply", 1)?;
+        let pool = pool::lazy(reach::address(url)?, "apply", 1)?;
         migrate::run(&pool).await.context("the database cannot be migrated")?;
         project::apply::run(&pool, &plan.kpis, &plan.tables)
             .await
@@ -189,7 +189,7 @@ async fn find_schemas(plan: &Plan, url: &str, found: &mut Found) -> anyhow::Resu
 
 async fn find_tables(plan: &Plan, url: &Secret, found: &mut Found) -> anyhow::Result<()> {
     reach::postgres(url).await?;
-    let pool = pool::lazy(address(url)?, "apply", 1)?;
+    let pool = pool::lazy(reach::address(url)?, "apply", 1)?;
     let before = found.changes.len();
     for migration in migrate::pending(&pool).await.context("the migrations cannot be looked at")? {
         found.changes.push(Change::new("migration", &migration, Action::Create, "not run yet"));
@@ -256,12 +256,4 @@ async fn settle(admin: &Admin, topics: &[TopicChange]) -> anyhow::Result<()> {
         Ok(settled) => settled,
         Err(_) => anyhow::bail!("Kafka has not shown the new topics within {} s", SETTLE_MAX.as_secs()),
     }
-}
-
-/// The address of Postgres as text.
-///
-/// # Errors
-/// When it is not UTF-8.
-pub fn address(url: &Secret) -> anyhow::Result<&str> {
-    std::str::from_utf8(url.expose()).context("the address of Postgres is not UTF-8")
 }

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::app::lag::{self, Reading};
-use crate::app::{apply, reach};
+use crate::app::reach;
 use crate::event;
 use crate::kafka::settings::Connection;
 use crate::kafka::tail::{Begin, End, Tail, TailError};
@@ -84,7 +84,7 @@ struct Seen {
 /// When Postgres or Kafka fails, or the database has no ledger yet.
 pub async fn rows(plan: &Plan, postgres: &Secret, kafka: Option<&Connection>) -> anyhow::Result<Vec<Row>> {
     reach::postgres(postgres).await?;
-    let pool = pool::lazy(apply::address(postgres)?, "ledger", 1)?;
+    let pool = pool::lazy(reach::address(postgres)?, "ledger", 1)?;
     let committed = match kafka {
         Some(connection) => {
             reach::kafka(connection).await?;

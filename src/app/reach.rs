@@ -49,7 +49,7 @@ pub async fn kafka(connection: &Connection) -> anyhow::Result<Cluster> {
 /// # Errors
 /// [`Unreachable`] when it refuses us or does not answer within [`PATIENCE`].
 pub async fn postgres(url: &Secret) -> anyhow::Result<(String, f64)> {
-    let url = std::str::from_utf8(url.expose()).context("the address of Postgres is not UTF-8")?;
+    let url = address(url)?;
     let error = match reach::version(url, PATIENCE).await {
         Ok(answer) => return Ok(answer),
         Err(error @ ReachError::Address) => return Err(error.into()),
@@ -58,6 +58,14 @@ pub async fn postgres(url: &Secret) -> anyhow::Result<(String, f64)> {
     let help = "look at --postgres or MILLRACE_POSTGRES, and whether the server runs";
     let address = reach::place(url).unwrap_or_default();
     Err(Unreachable { server: "Postgres", address, reason: error.to_string(), help: help.to_owned() }.into())
+}
+
+/// The address of Postgres as text.
+///
+/// # Errors
+/// When it is not UTF-8.
+pub fn address(url: &Secret) -> anyhow::Result<&str> {
+    std::str::from_utf8(url.expose()).context("the address of Postgres is not UTF-8")
 }
 
 /// What it means that the registry at `url` does not answer.
