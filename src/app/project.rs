@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::server::Health;
-use crate::app::servers::{Servers, declare_schemas};
+use crate::app::servers::Servers;
 use crate::app::supervise::Role;
 use crate::plan::Plan;
 use crate::postgres::pool;
@@ -20,9 +20,8 @@ const CONNECTIONS_MAX: u32 = 12;
 /// The projector of the whole plan.
 ///
 /// # Errors
-/// When Postgres is not named, or the registry refuses a schema.
-pub async fn role(plan: &Plan, servers: &Servers, codec: Arc<Codec>) -> anyhow::Result<Role> {
-    declare_schemas(plan, &codec).await?;
+/// When Postgres is not named.
+pub fn role(plan: &Plan, servers: &Servers, codec: Arc<Codec>) -> anyhow::Result<Role> {
     let pool = pool::lazy(servers.postgres_url()?, "project", CONNECTIONS_MAX).context(
         "the address of Postgres cannot be read; it looks like postgres://user:password@host:port/database",
     )?;

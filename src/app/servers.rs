@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use crate::app::reach;
 use crate::kafka::settings::Connection;
 use crate::ledger::Namespace;
 use crate::plan::Plan;
@@ -54,7 +55,7 @@ impl Servers {
             .postgres
             .as_ref()
             .context("no Postgres is named; give --postgres URL or MILLRACE_POSTGRES")?;
-        std::str::from_utf8(url.expose()).context("the address of Postgres is not UTF-8")
+        reach::address(url)
     }
 }
 

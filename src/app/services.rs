@@ -1,11 +1,14 @@
 //! Builds what stages use of the outside world.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 
 use crate::app::servers::{Servers, declare_schemas};
 use crate::plan::Plan;
 use crate::postgres::dedupe::DedupeTable;
 use crate::postgres::pool;
+use crate::schema::codec::Codec;
 use crate::stages::clock::Clock;
 use crate::stages::destinations::Destinations;
 use crate::stages::limits::Limits;
@@ -18,8 +21,7 @@ const CONNECTIONS_MAX: u32 = 8;
 ///
 /// # Errors
 /// When the registry does not answer, or a schema or a secret is refused.
-pub async fn live(plan: &Plan, servers: &Servers) -> anyhow::Result<Services> {
-    let codec = servers.codec(&plan.namespace).await?;
+pub async fn live(plan: &Plan, servers: &Servers, codec: Arc<Codec>) -> anyhow::Result<Services> {
     let schemas = declare_schemas(plan, &codec).await?;
     let destinations = Destinations::new(&plan.targets).context("a connector's `target:` cannot be used")?;
     let (sql, dedupe) = match &servers.postgres {

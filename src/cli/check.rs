@@ -66,11 +66,20 @@ pub fn run(common: &Common, with_secrets: bool) -> anyhow::Result<Exit> {
 /// # Errors
 /// When the folder cannot be read, or the project has errors.
 pub fn plan(common: &Common) -> anyhow::Result<Plan> {
-    let loaded = load(&common.project, &namespace(common)?)?;
+    accepted(load(&common.project, &namespace(common)?)?).map(|(_, plan)| plan)
+}
+
+/// What was read, for verbs that work with it; else as [`plan`].
+///
+/// # Errors
+/// When the project has errors.
+pub fn accepted(loaded: Loaded) -> anyhow::Result<(Project, Plan)> {
     if !loaded.lints.is_empty() {
         eprint!("{}", report(&loaded, is_coloured(std::io::stderr().is_terminal())));
     }
-    loaded.plan.ok_or_else(|| ends(Exit::Refused, "the project has errors; nothing was started"))
+    let Loaded { project, plan, .. } = loaded;
+    let plan = plan.ok_or_else(|| ends(Exit::Refused, "the project has errors; nothing was started"))?;
+    Ok((project, plan))
 }
 
 /// The namespace that was typed.

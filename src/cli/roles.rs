@@ -14,6 +14,7 @@ use crate::cli::args::{Common, IngestArgs, ProjectArgs, UpArgs, WorkerArgs};
 use crate::cli::{Exit, check, ends};
 use crate::kafka::settings::Connection;
 use crate::plan::Plan;
+use crate::schema::codec::Codec;
 use crate::secrets::Secret;
 use crate::telemetry::Metrics;
 
@@ -95,7 +96,8 @@ pub fn worker(common: &Common, arguments: &WorkerArgs) -> anyhow::Result<Exit> {
     let servers = servers(common, &arguments.instance, arguments.group.session_timeout)?;
     let metrics = Metrics::install()?;
     runtime()?.block_on(async {
-        let roles = workers(&plan, &servers, &arguments.only).await?;
+        let codec = servers.codec(&plan.namespace).await?;
+        let roles = workers(&plan, &servers, &arguments.only, codec).await?;
         run(roles, arguments.metrics.metrics, metrics).await
     })
 }
@@ -110,7 +112,7 @@ pub fn project(common: &Common, arguments: &ProjectArgs) -> anyhow::Result<Exit>
     let metrics = Metrics::install()?;
     runtime()?.block_on(async {
         let codec = servers.codec(&plan.namespace).await?;
-        let roles = vec![app::project::role(&plan, &servers, codec).await?];
+        let roles = vec![app::project::role(&plan, &servers, codec)?];
         run(roles, arguments.metrics.metrics, metrics).await
     })
 }
@@ -130,9 +132,9 @@ pub fn up(common: &Common, arguments: &UpArgs) -> anyhow::Result<Exit> {
             let public = arguments.public_url.as_deref();
             roles.push(app::ingest::role(&plan, &servers, listener, public, None)?);
         }
-        roles.extend(workers(&plan, &servers, &arguments.worker.only).await?);
         let codec = servers.codec(&plan.namespace).await?;
-        roles.push(app::project::role(&plan, &servers, codec).await?);
+        roles.extend(workers(&plan, &servers, &arguments.worker.only, Arc::clone(&codec)).await?);
+        roles.push(app::project::role(&plan, &servers, codec)?);
         run(roles, arguments.worker.metrics.metrics, metrics).await
     })
 }
@@ -141,11 +143,16 @@ pub fn up(common: &Common, arguments: &UpArgs) -> anyhow::Result<Exit> {
 ///
 /// # Errors
 /// When a name is unknown, or a worker cannot start.
-pub async fn workers(plan: &Plan, servers: &Servers, only: &[String]) -> anyhow::Result<Vec<Role>> {
+pub async fn workers(
+    plan: &Plan,
+    servers: &Servers,
+    only: &[String],
+    codec: Arc<Codec>,
+) -> anyhow::Result<Vec<Role>> {
     if let Some(unknown) = only.iter().find(|name| plan.pipeline(name).is_none()) {
         return Err(ends(Exit::Usage, format!("there is no pipeline `{unknown}` in this project")));
     }
-    let services = Arc::new(services::live(plan, servers).await?);
+    let services = Arc::new(services::live(plan, servers, codec).await?);
     let groups = plan.groups.iter().filter(|group| {
         only.is_empty()
             || group.pipelines.iter().any(|pipeline| only.iter().any(|name| *name == *pipeline.name))

@@ -31,8 +31,7 @@ struct Problem {
 /// # Errors
 /// When the project has mistakes, or no pipeline is meant.
 pub fn run(common: &Common, arguments: &TestArgs) -> anyhow::Result<Exit> {
-    let plan = check::plan(common)?;
-    let project = check::load(&common.project, &plan.namespace)?.project;
+    let (project, plan) = check::accepted(check::load(&common.project, &check::namespace(common)?)?)?;
     let wanted = arguments.pipeline.as_deref().unwrap_or_default();
     let names: Vec<&str> =
         plan.pipelines.iter().map(|pipeline| &*pipeline.name).filter(|name| name.contains(wanted)).collect();

@@ -24,7 +24,7 @@ use crate::connectors::sender::Sender;
 use crate::ingest::server::Answered;
 use crate::ledger::{ExecutionResult, Outcome};
 use crate::plan::Plan;
-use crate::postgres::pool;
+use crate::postgres::{pool, reach};
 use crate::secrets::{Place, Secret, SecretRef};
 use crate::telemetry::Metrics;
 
@@ -40,7 +40,7 @@ const NEEDED: [&str; 2] = ["stripe", "hubspot"];
 pub fn run(common: &Common, arguments: &QuickstartArgs) -> anyhow::Result<Exit> {
     let loaded = check::load(&common.project, &check::namespace(common)?)?;
     set_missing_secrets(loaded.project.connectors.values().flat_map(|thing| SecretRef::all_in(&thing.node)));
-    let plan = check::plan(common)?;
+    let (_, plan) = check::accepted(loaded)?;
     if let Some(missing) = NEEDED.iter().find(|name| !plan.sources.contains_key(**name)) {
         let message = format!(
             "the quickstart needs the project that Millrace ships: connectors/{missing}.yaml is not in {}; \
@@ -85,9 +85,9 @@ async fn show(
     let endpoint = format!("http://{}", listener.local_addr()?);
     let (tell, answered) = mpsc::channel(1000);
     let mut all = vec![app::ingest::role(&plan, &servers, listener, Some(&endpoint), Some(tell))?];
-    all.extend(roles::workers(&plan, &servers, &[]).await?);
     let codec = servers.codec(&plan.namespace).await?;
-    all.push(app::project::role(&plan, &servers, Arc::clone(&codec)).await?);
+    all.extend(roles::workers(&plan, &servers, &[], Arc::clone(&codec)).await?);
+    all.push(app::project::role(&plan, &servers, Arc::clone(&codec))?);
     let admin = CancellationToken::new();
     let metrics_at = supervise::serve_health(arguments.metrics.metrics, metrics, &all, admin.clone()).await?;
     print_addresses(&servers, &endpoint, &metrics_at.to_string())?;
@@ -122,16 +122,8 @@ fn print_addresses(servers: &Servers, endpoint: &str, metrics_at: &str) -> anyho
     output::print(&format!(
         "kafka      {}\nregistry   {registry}\npostgres   {}\ningest     {endpoint}/hooks/<connector>\nmetrics    http://{metrics_at}/metrics\n\n",
         servers.kafka.brokers,
-        without_password(servers.postgres_url()?),
+        reach::place(servers.postgres_url()?).unwrap_or_default(),
     ))
-}
-
-/// The address of a server without the part that is nobody's business.
-fn without_password(url: &str) -> String {
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
-        _ => url.to_owned(),
-    }
 }
 
 fn print_next(endpoint: &str, metrics_at: &str) -> anyhow::Result<()> {
