@@ -56,6 +56,8 @@ mod tests {
     fn a_place_holds_no_password() {
         let place = place("postgres://ada:secret@db.example:5433/shop");
         assert_eq!(place.as_deref(), Some("db.example:5433/shop"));
+        let in_query = super::place("postgres://db.example:5433/shop?user=ada&password=secret");
+        assert_eq!(in_query.as_deref(), Some("db.example:5433/shop"));
         assert_eq!(super::place("nonsense"), None);
     }
 
