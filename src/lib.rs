@@ -19,6 +19,7 @@ pub mod yaml;
 
 // Rank 1: outside worlds, each behind one folder.
 pub mod connectors;
+pub mod devbroker;
 pub mod expr;
 pub mod kafka;
 pub mod postgres;

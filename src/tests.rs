@@ -19,6 +19,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("hyper_util", &["ingest", "admin"]),
     ("indicatif", &["cli"]),
     ("jsonschema", &["stages", "expr/tests.rs"]),
+    ("kafka_protocol", &["devbroker"]),
     ("metrics", &["telemetry"]),
     ("metrics_exporter_prometheus", &["telemetry"]),
     ("rdkafka", &["kafka"]),
@@ -119,6 +120,25 @@ fn files_import_lower_ranks_and_their_own_folder_only() {
         }
     }
     assert!(wrong.is_empty(), "against the direction of ranks:\n{}", wrong.join("\n"));
+}
+
+/// The development broker must stay small enough to be read in one sitting, tests of its parts included.
+const DEVBROKER_LINES_MAX: usize = 2000;
+
+#[test]
+fn the_development_broker_stands_alone_and_is_small() {
+    let sources = sources();
+    let room: Vec<&SourceText> = sources.iter().filter(|source| source.module() == "devbroker").collect();
+    assert!(room.len() > 1, "the room is found");
+    let lines: usize = room.iter().map(|source| source.lines.len()).sum();
+    assert!(lines <= DEVBROKER_LINES_MAX, "src/devbroker has {lines} lines, more than {DEVBROKER_LINES_MAX}");
+    let reaching_out: Vec<String> = room
+        .iter()
+        .flat_map(|source| source.code().map(|(number, line)| (&source.path, number, line)))
+        .filter(|(_, _, line)| line.split("crate::").skip(1).any(|name| !name.starts_with("devbroker")))
+        .map(|(path, number, _)| format!("src/{path}:{number}"))
+        .collect();
+    assert!(reaching_out.is_empty(), "imports the rest of Millrace:\n{}", reaching_out.join("\n"));
 }
 
 #[test]
