@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use crate::app::apply::{self, Found, Targets};
 use crate::app::changes::{Action, Change};
-use crate::cli::args::{ApplyArgs, Common, Output, PlanArgs};
+use crate::cli::args::project::{ApplyArgs, PlanArgs};
+use crate::cli::args::{Common, Output};
 use crate::cli::{Exit, ask, check, ends, output, roles};
 use crate::secrets::Secret;
 

@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use crate::app::lag::{self, Reading};
 use crate::app::reach;
-use crate::cli::args::{Common, LagArgs, Output};
+use crate::cli::args::records::LagArgs;
+use crate::cli::args::{Common, Output};
 use crate::cli::{Exit, check, ends, output, roles};
 use crate::kafka::admin::GroupPosition;
 use crate::yaml::lint::suggestion;

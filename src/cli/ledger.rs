@@ -1,7 +1,8 @@
 //! `millrace ledger`: how every event ended, per pipeline, and whether that is all of them.
 
 use crate::app::ledger::{self, Balance, Row};
-use crate::cli::args::{Common, LedgerArgs, Output};
+use crate::cli::args::records::LedgerArgs;
+use crate::cli::args::{Common, Output};
 use crate::cli::{Exit, check, ends, output, roles};
 use crate::secrets::Secret;
 

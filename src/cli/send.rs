@@ -9,7 +9,8 @@ use chrono::Utc;
 use serde::Serialize;
 
 use crate::app::servers::Servers;
-use crate::cli::args::{Common, Output, SendArgs};
+use crate::cli::args::records::SendArgs;
+use crate::cli::args::{Common, Output};
 use crate::cli::{Exit, ends, output, roles, topics};
 use crate::event::{Attributes, Event};
 use crate::kafka::producer::{ProduceError, Producer};

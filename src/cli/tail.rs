@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use crate::app::dead_letters::time;
 use crate::app::values::Shown;
-use crate::cli::args::{Common, Output, TailArgs};
+use crate::cli::args::records::TailArgs;
+use crate::cli::args::{Common, Output};
 use crate::cli::{Exit, output, roles, topics};
 use crate::kafka::tail::{Begin, End, Tail};
 use crate::record::InRecord;

@@ -3,7 +3,8 @@
 use chrono::Utc;
 use serde::Serialize;
 
-use crate::cli::args::{Common, Output, TestArgs};
+use crate::cli::args::project::TestArgs;
+use crate::cli::args::{Common, Output};
 use crate::cli::{Exit, check, ends, output};
 use crate::engine::offline::{self, TestReport};
 

@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use crate::app::dead_letters::{self, Filter, Letter, LetterId};
 use crate::app::reach;
-use crate::cli::args::{Common, DlqFilter, DlqShow, DlqVerb, Output};
+use crate::cli::args::dlq::{DlqFilter, DlqShow, DlqVerb};
+use crate::cli::args::{Common, Output};
 use crate::cli::{Exit, check, ends, output, roles, tail, topics};
 use crate::kafka::settings::Connection;
 use crate::plan::topics::dead_letter_name;

@@ -9,7 +9,8 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::app::dead_letters::{self, Filter, Letter, LetterId};
-use crate::cli::args::{Common, DlqReplay, Output};
+use crate::cli::args::dlq::DlqReplay;
+use crate::cli::args::{Common, Output};
 use crate::cli::dlq::{Selection, ids, select};
 use crate::cli::{Exit, ask, output, roles, topics};
 use crate::kafka::producer::{ProduceError, Producer, Receipt};

@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::servers::Servers;
 use crate::app::{self, supervise};
-use crate::cli::args::{Common, QuickstartArgs};
+use crate::cli::args::Common;
+use crate::cli::args::embedded::QuickstartArgs;
 use crate::cli::quickstart::webhooks::{Expected, Webhook};
 use crate::cli::{Exit, check, ends, output, roles};
 use crate::connectors::sender::Sender;

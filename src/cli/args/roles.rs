@@ -1,0 +1,90 @@
+//! Roles.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::Args;
+
+/// Where metrics and health are served.
+#[derive(Clone, Debug, Args)]
+pub struct MetricsArgs {
+    /// Address of `/metrics`, `/health/live` and `/health/ready`.
+    #[arg(long, env = "MILLRACE_METRICS", default_value = "127.0.0.1:9464", value_name = "HOST:PORT")]
+    pub metrics: SocketAddr,
+}
+
+/// `ingest`.
+#[derive(Clone, Debug, Args)]
+pub struct IngestArgs {
+    /// Address of the webhook endpoint.
+    #[arg(long, env = "MILLRACE_LISTEN", default_value = "127.0.0.1:8080", value_name = "HOST:PORT")]
+    pub listen: SocketAddr,
+    /// Address under which senders reach the endpoint, such as https://hooks.example.com; some of them sign it.
+    #[arg(long, env = "MILLRACE_PUBLIC_URL", value_name = "URL")]
+    pub public_url: Option<String>,
+    #[command(flatten)]
+    /// Metrics.
+    pub metrics: MetricsArgs,
+}
+
+/// What the roles that join a consumer group understand.
+#[derive(Clone, Debug, Args)]
+pub struct GroupArgs {
+    /// How long a silent member keeps its partitions.
+    #[arg(long, env = "MILLRACE_SESSION_TIMEOUT", default_value = "45s", value_parser = duration, value_name = "DURATION")]
+    pub session_timeout: Duration,
+}
+
+/// `worker`.
+#[derive(Clone, Debug, Args)]
+pub struct WorkerArgs {
+    /// Name of this instance, stable over restarts and used by no other: part of its transactional ids, so that a
+    /// restarted worker ends what its predecessor left open.
+    #[arg(long, env = "MILLRACE_INSTANCE", default_value_t = host_name())]
+    pub instance: String,
+    /// Only these pipelines' groups.
+    #[arg(long, value_name = "PIPELINE", value_delimiter = ',')]
+    pub only: Vec<String>,
+    #[command(flatten)]
+    /// Group membership.
+    pub group: GroupArgs,
+    #[command(flatten)]
+    /// Metrics.
+    pub metrics: MetricsArgs,
+}
+
+/// `project`.
+#[derive(Clone, Debug, Args)]
+pub struct ProjectArgs {
+    #[command(flatten)]
+    /// Group membership.
+    pub group: GroupArgs,
+    #[command(flatten)]
+    /// Metrics.
+    pub metrics: MetricsArgs,
+}
+
+/// `up`.
+#[derive(Clone, Debug, Args)]
+pub struct UpArgs {
+    /// Address of the webhook endpoint.
+    #[arg(long, env = "MILLRACE_LISTEN", default_value = "127.0.0.1:8080", value_name = "HOST:PORT")]
+    pub listen: SocketAddr,
+    /// Address under which senders reach the endpoint, such as https://hooks.example.com; some of them sign it.
+    #[arg(long, env = "MILLRACE_PUBLIC_URL", value_name = "URL")]
+    pub public_url: Option<String>,
+    #[command(flatten)]
+    /// The worker.
+    pub worker: WorkerArgs,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    crate::yaml::units::duration(text).ok_or_else(|| String::from(crate::yaml::units::DURATION_HELP))
+}
+
+/// The host's name, which container platforms keep for a stateful instance.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { String::from("local") } else { name.to_owned() }
+}
