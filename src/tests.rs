@@ -20,6 +20,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("indicatif", &["cli"]),
     ("jsonschema", &["stages", "expr/tests.rs"]),
     ("kafka_protocol", &["devbroker"]),
+    ("libc", &["postgres/private"]),
     ("metrics", &["telemetry"]),
     ("metrics_exporter_prometheus", &["telemetry"]),
     ("rdkafka", &["kafka"]),

@@ -10,5 +10,6 @@ mod copying;
 mod exactly_once;
 mod outbound;
 mod poison;
+mod private_postgres;
 mod project;
 mod rebalance;
