@@ -8,6 +8,7 @@
 
 // Rank 0: words that everybody uses.
 pub mod event;
+pub mod failpoint;
 pub mod fault;
 pub mod ledger;
 pub mod position;

@@ -17,9 +17,9 @@ use crate::engine::sender::SenderSettings;
 use crate::engine::settings::{Process, Processing, Stop, WorkerSettings};
 use crate::engine::verdict::Verdict;
 use crate::engine::{run, worker};
+use crate::failpoint::{Rule, keeps};
 use crate::fault::{Fault, FaultClass};
 use crate::kafka::settings::{ConsumerSettings, ProducerSettings, TransactionSettings};
-use crate::kafka::txn::FailAt;
 use crate::ledger::{Namespace, Outcome};
 use crate::plan::pipeline::{Delivery, Group, Ordering, Pipeline};
 use crate::record::{InRecord, OutRecord};
@@ -80,8 +80,12 @@ fn settings(group: &Group, servers: &Servers, producer: ProducerSettings) -> Wor
             let mut settings = TransactionSettings::new(producer, id);
             // Shorter than the session, so that the broker has ended a lost worker's transaction when its partitions go
             // to another.
-            settings.timeout = settings.timeout.min(servers.session_timeout * 3 / 4);
-            SenderSettings::Transactions(settings, FailAt::from_env())
+            settings.timeout = if keeps(Rule::ShortTransactions) {
+                settings.timeout.min(servers.session_timeout * 3 / 4)
+            } else {
+                Duration::from_secs(600)
+            };
+            SenderSettings::Transactions(settings)
         }
         Delivery::AtLeastOnce => SenderSettings::Plain(producer),
     };

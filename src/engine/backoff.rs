@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::failpoint::{Rule, keeps};
 use crate::fault::FaultClass;
 use crate::plan::flow::Retry;
 
@@ -38,6 +39,7 @@ impl Attempts {
         match class {
             FaultClass::Permanent | FaultClass::Poison | FaultClass::Bug => None,
             FaultClass::Transient => self.counted(retry, dice),
+            FaultClass::Throttled { .. } if !keeps(Rule::ThrottledIsNoAttempt) => self.counted(retry, dice),
             FaultClass::Throttled { after } => {
                 let asked = after.unwrap_or_else(|| jittered(retry, self.made, dice)).max(THROTTLED_MIN);
                 let total = self.throttled.saturating_add(asked);

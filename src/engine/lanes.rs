@@ -10,6 +10,7 @@ use std::collections::hash_map::{Entry, RandomState};
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
 
+use crate::failpoint::{Rule, keeps};
 use crate::plan::pipeline::Ordering;
 
 /// What stays in order with what. Two keys may share a lane by chance of hashing: they wait for each other, no more.
@@ -48,6 +49,7 @@ impl<W> Lanes<W> {
     pub fn lane(&self, partition: usize, key: Option<&[u8]>) -> Lane {
         match (self.ordering, key) {
             (Ordering::None, _) | (Ordering::Key, None) => Lane(None),
+            (Ordering::Key, Some(_)) if !keeps(Rule::KeyOrder) => Lane(None),
             (Ordering::Key, Some(key)) => Lane(Some(self.hasher.hash_one((partition, key)))),
             (Ordering::Partition, _) => Lane(Some(self.hasher.hash_one(partition))),
         }

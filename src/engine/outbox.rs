@@ -11,6 +11,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use crate::engine::headers::{self, connect, dead_letter};
 use crate::engine::verdict::Verdict;
 use crate::event::Attributes;
+use crate::failpoint::{Rule, keeps};
 use crate::fault::{Fault, FaultClass};
 use crate::kafka::settings::ProducerSettings;
 use crate::ledger::{ExecutionResult, KpiFact, Namespace, Outcome};
@@ -68,6 +69,7 @@ impl Outbox {
         let result = execution(pipeline, record, &verdict, Attributes::of(record));
         let outcome = verdict.outcome;
         match outcome {
+            Outcome::DeadLettered if !keeps(Rule::DeadLetters) => {}
             Outcome::DeadLettered => {
                 let finished_at = verdict.started_at + verdict.duration;
                 all.push(letter(pipeline, record, &result, verdict.fault.as_ref(), finished_at));
@@ -221,7 +223,10 @@ fn letter(
         partition: None,
         timestamp_ms: record.timestamp_ms,
         key: record.key.clone(),
-        value: record.value.clone(),
+        value: record.value.as_ref().map(|value| match keeps(Rule::DeadLetterBytes) {
+            true => value.clone(),
+            false => Bytes::from(String::from_utf8_lossy(value).into_owned()),
+        }),
         headers,
     }
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::engine::sender::SenderSettings;
 use crate::engine::settings::WorkerError;
 use crate::engine::worker::{Handed, Worker};
+use crate::failpoint::{Rule, keeps};
 use crate::kafka::consumer::{CommitMode, ConsumerError, From, Intent};
 use crate::kafka::txn::TxnError;
 use crate::position::{NextOffset, Partition};
@@ -29,6 +30,9 @@ impl Worker {
         tracing::warn!(group, error = error as &dyn std::error::Error, "transaction aborted; reading again");
         self.status.counts.aborted += 1;
         self.status.trouble = Some(error.to_string());
+        if !keeps(Rule::RereadAfterAbort) {
+            return;
+        }
         self.tasks.cancel(|_| true);
         self.outbox.clear();
         self.ready_since = None;
@@ -135,6 +139,9 @@ impl Worker {
         if let SenderSettings::Plain(_) = self.settings.sender {
             self.commit_now(&indices);
         }
+        if !keeps(Rule::RevokeCommitsFinished) {
+            self.commit_read(&indices)?;
+        }
         self.give_away(partitions)
     }
 
@@ -161,6 +168,19 @@ impl Worker {
             let group = self.settings.consumer.group.as_str();
             tracing::warn!(group, error = &error as &dyn std::error::Error, "some records will be repeated");
         }
+    }
+
+    /// What a test commits in place of what is finished: all that was read.
+    fn commit_read(&self, indices: &[usize]) -> Result<(), WorkerError> {
+        let read = |index: &usize| {
+            let held = self.assignment.get(*index);
+            Some((held.partition.clone(), held.tracker.as_ref()?.read()?))
+        };
+        let offsets: Vec<_> = indices.iter().filter_map(read).collect();
+        if !offsets.is_empty() {
+            self.consumer.commit(&offsets, CommitMode::Sync)?;
+        }
+        Ok(())
     }
 
     fn give_away(&mut self, partitions: &[Partition]) -> Result<bool, WorkerError> {

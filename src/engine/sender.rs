@@ -10,8 +10,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::failpoint::{Rule, keeps};
 use crate::kafka::settings::{ProducerSettings, TransactionSettings};
-use crate::kafka::txn::{Batch, FailAt, PlainSender, Transactor, TxnError};
+use crate::kafka::txn::{Batch, PlainSender, Transactor, TxnError};
 use crate::record::OutRecord;
 
 /// How often an idle sender serves its producers.
@@ -23,7 +24,7 @@ const RECOVER_PAUSE_MAX: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub enum SenderSettings {
     /// In transactions, with the offsets.
-    Transactions(TransactionSettings, Option<FailAt>),
+    Transactions(TransactionSettings),
     /// Acknowledged, the offsets committed afterwards.
     Plain(ProducerSettings),
 }
@@ -150,8 +151,8 @@ fn run(
 ) {
     let mut link = match settings {
         SenderSettings::Plain(settings) => Link::Plain(PlainSender::new(settings)),
-        SenderSettings::Transactions(settings, fail_at) => {
-            let open = || Transactor::open(settings.clone(), fail_at);
+        SenderSettings::Transactions(settings) => {
+            let open = || Transactor::open(settings.clone());
             match persist(open, is_stopping) {
                 Ok(Some(transactor)) => Link::Transactions(transactor),
                 Ok(None) => return,
@@ -195,7 +196,12 @@ enum Link {
 impl Link {
     fn send(&mut self, order: Order) -> Result<(), TxnError> {
         match (self, order) {
-            (Self::Transactions(transactor), Order::Transaction(batch)) => transactor.run(&batch),
+            (Self::Transactions(transactor), Order::Transaction(batch)) => match transactor.run(&batch) {
+                Err(error) if !error.is_final() && !keeps(Rule::CommitOutcomeIsRead) => {
+                    transactor.run(&batch)
+                }
+                result => result,
+            },
             (Self::Plain(sender), Order::Plain(records)) => sender.send(&records),
             // The worker makes orders by the same setting that made this link.
             (Self::Transactions(_), Order::Plain(_)) | (Self::Plain(_), Order::Transaction(_)) => {

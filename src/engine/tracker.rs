@@ -16,6 +16,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use crate::failpoint::{Rule, keeps};
 use crate::position::{Epoch, NextOffset};
 use crate::record::OutRecord;
 
@@ -116,6 +117,9 @@ impl Tracker {
         while self.slots.get(self.ready).is_some_and(|slot| slot.outputs.is_some()) {
             self.ready += 1;
         }
+        if !keeps(Rule::CommitsPrefix) {
+            self.ready = self.ready.max(index + 1);
+        }
         Completion::Kept
     }
 
@@ -163,6 +167,11 @@ impl Tracker {
             self.released_records = 0;
         }
         true
+    }
+
+    /// Up to where everything is read.
+    pub fn read(&self) -> Option<NextOffset> {
+        self.seen.map(NextOffset::after)
     }
 
     /// Up to where everything is committed.

@@ -33,6 +33,7 @@ use crate::engine::settings::{Process, Processing, Stop, WorkerError, WorkerSett
 use crate::engine::status::{self, GroupStatus};
 use crate::engine::tasks::Tasks;
 use crate::engine::tracker::{Completion, Ticket};
+use crate::failpoint::{Rule, keeps};
 use crate::kafka::consumer::{CommitMode, GroupConsumer, Intent};
 use crate::kafka::txn::Batch;
 use crate::position::{Epoch, NextOffset, Partition};
@@ -295,7 +296,10 @@ impl Worker {
                 let Some(membership) = self.consumer.membership() else { return Ok(()) };
                 let mut records = Vec::with_capacity(ready);
                 let released = self.assignment.take_prefixes(batch_records * BACKLOG_BATCHES, &mut records);
-                let offsets = self.offsets(&released);
+                let mut offsets = self.offsets(&released);
+                if !keeps(Rule::OffsetsInTransaction) {
+                    self.consumer.commit(&std::mem::take(&mut offsets), CommitMode::Async)?;
+                }
                 self.handed = Some(Handed::Transaction(released));
                 Order::Transaction(Batch { records, offsets, membership })
             }
@@ -373,6 +377,9 @@ impl Worker {
     // ---------------------------------------------------------------------------------------------- limits and the end
 
     fn keep_limits(&mut self) -> Result<(), WorkerError> {
+        if !keeps(Rule::Limits) {
+            return Ok(());
+        }
         let is_held = self.stopping_until.is_some()
             || (self.has_backlog() && self.sender_waits_since(BACKLOG_WAIT).is_some());
         let pauses = self.assignment.pauses(&self.settings.limits, is_held);

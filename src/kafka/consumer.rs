@@ -15,6 +15,7 @@ use rdkafka::consumer::{self, BaseConsumer, Consumer, ConsumerContext, Rebalance
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use crate::failpoint::{Rule, keeps};
 use crate::kafka::arena::Arena;
 use crate::kafka::fetched::{FetchQueue, Fetched};
 use crate::kafka::native::{self, Membership};
@@ -417,6 +418,9 @@ impl GroupConsumer {
 
     /// This member, for a transaction's offsets; `None` while it is not in the group or has lost its partitions.
     pub fn membership(&self) -> Option<Membership> {
+        if !keeps(Rule::MembershipInTransaction) {
+            return Membership::anonymous(&self.group);
+        }
         if self.consumer.assignment_lost() { None } else { Membership::of(&self.consumer) }
     }
 

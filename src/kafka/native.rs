@@ -61,6 +61,16 @@ impl Membership {
     }
 }
 
+impl Membership {
+    /// What a test sends in place of a membership: a group without generation and member, which the broker believes.
+    pub fn anonymous(group: &str) -> Option<Self> {
+        let group = CString::new(group).ok()?;
+        // SAFETY: the name ends with zero and is copied; the result is ours to destroy.
+        let pointer = unsafe { sys::rd_kafka_consumer_group_metadata_new(group.as_ptr()) };
+        ptr::NonNull::new(pointer).map(Self)
+    }
+}
+
 impl Drop for Membership {
     fn drop(&mut self) {
         // SAFETY: made by librdkafka for us, destroyed once.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
+use crate::failpoint::{Rule, keeps};
 use crate::secrets::Secret;
 
 /// Largest request for one record. Dead-letter topics take records of this size (`max.message.bytes`).
@@ -138,11 +139,14 @@ pub fn plain_reader(connection: &Connection) -> ClientConfig {
 fn reading(connection: &Connection, prefetch_bytes: usize) -> ClientConfig {
     let mut config = connection.client();
     config
-        .set("isolation.level", "read_committed")
+        .set(
+            "isolation.level",
+            if keeps(Rule::ReadsCommitted) { "read_committed" } else { "read_uncommitted" },
+        )
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         // A committed offset that the broker no longer has is loss: stop and say so.
-        .set("auto.offset.reset", "error")
+        .set("auto.offset.reset", if keeps(Rule::StopsAtLoss) { "error" } else { "earliest" })
         // Default 1000 ms: a full prefetch queue stops fetching for a second and the pipelines starve.
         .set("fetch.queue.backoff.ms", "20")
         .set("fetch.wait.max.ms", "100")

@@ -17,6 +17,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::Producer;
 use rdkafka::util::Timeout;
 
+use crate::failpoint::{Place, Rule, dies, keeps};
 use crate::kafka::consumer::offset_list;
 use crate::kafka::native::{self, Membership, TransactionError};
 use crate::kafka::outgoing::{Outgoing, SendError};
@@ -72,52 +73,11 @@ impl TxnError {
     /// Whether trying again cannot help: the role must stop and say so.
     pub fn is_final(&self) -> bool {
         match self {
-            Self::Fenced { .. } | Self::Start(_) => true,
+            Self::Fenced { .. } => keeps(Rule::FencedIsFinal),
+            Self::Start(_) => true,
             Self::Call { .. } => false,
             Self::Send(error) => error.is_too_large(),
         }
-    }
-}
-
-/// Where tests let the process die (`MILLRACE_FAILPOINT=<name>` or `<name>:<n>` for the n-th time).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Failpoint {
-    /// All records are acknowledged, no offsets are sent.
-    AfterSend,
-    /// Offsets are sent, too.
-    AfterSendOffsets,
-    /// While the commit is on its way.
-    InCommit,
-    /// The commit was answered; nobody was told.
-    AfterCommit,
-}
-
-/// A failpoint and how often it is still passed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct FailAt {
-    /// Where.
-    pub point: Failpoint,
-    /// Which time; 1 is the first.
-    pub nth: u32,
-}
-
-impl FailAt {
-    /// Reads `after_send:5`; `None` when it is something else.
-    pub fn parse(text: &str) -> Option<Self> {
-        let (name, nth) = text.split_once(':').unwrap_or((text, "1"));
-        let point = match name {
-            "after_send" => Failpoint::AfterSend,
-            "after_send_offsets" => Failpoint::AfterSendOffsets,
-            "in_commit" => Failpoint::InCommit,
-            "after_commit" => Failpoint::AfterCommit,
-            _ => return None,
-        };
-        Some(Self { point, nth: nth.parse().ok().filter(|nth| *nth > 0)? })
-    }
-
-    /// What `MILLRACE_FAILPOINT` says.
-    pub fn from_env() -> Option<Self> {
-        Self::parse(&std::env::var("MILLRACE_FAILPOINT").ok()?)
     }
 }
 
@@ -127,7 +87,6 @@ pub struct Transactor {
     /// `None` after a failure: made anew when its turn comes.
     turns: Vec<Option<Outgoing>>,
     next: usize,
-    fail_at: Option<FailAt>,
 }
 
 impl Transactor {
@@ -135,9 +94,9 @@ impl Transactor {
     ///
     /// # Errors
     /// When a coordinator cannot be reached ([`TxnError::is_final`] is false: try again) or refuses.
-    pub fn open(settings: TransactionSettings, fail_at: Option<FailAt>) -> Result<Self, TxnError> {
+    pub fn open(settings: TransactionSettings) -> Result<Self, TxnError> {
         let turns: Vec<_> = (0..settings.turns.max(1)).map(|_| None).collect();
-        let mut transactor = Self { settings, turns, next: 0, fail_at };
+        let mut transactor = Self { settings, turns, next: 0 };
         transactor.recover()?;
         Ok(transactor)
     }
@@ -171,7 +130,7 @@ impl Transactor {
         let id = self.id(turn);
         match self.attempt(&id, &mut outgoing, batch) {
             Ok(commit_took) => {
-                if commit_took < self.settings.slow_commit() {
+                if commit_took < self.settings.slow_commit() || !keeps(Rule::RecycleProducer) {
                     self.turns[turn] = Some(outgoing);
                 } else {
                     tracing::warn!(id, ?commit_took, "slow commit: the producer is replaced");
@@ -196,51 +155,51 @@ impl Transactor {
     }
 
     /// Returns how long the commit took.
-    fn attempt(&mut self, id: &str, outgoing: &mut Outgoing, batch: &Batch) -> Result<Duration, TxnError> {
+    fn attempt(&self, id: &str, outgoing: &mut Outgoing, batch: &Batch) -> Result<Duration, TxnError> {
         let Batch { records, offsets, membership } = batch;
         repeat(id, "begin", || outgoing.producer().begin_transaction())?;
         outgoing.send_all(records).map_err(TxnError::Send)?;
-        self.pass(Failpoint::AfterSend, || outgoing.flush());
+        die_at(Place::AfterSend, || outgoing.flush());
         // The records are on their way meanwhile.
         let list = offset_list(offsets).map_err(TxnError::Start)?;
         repeat_native(id, "send offsets", || {
             native::send_offsets(outgoing.producer(), &list, membership, CALL_TIMEOUT)
         })?;
-        self.pass(Failpoint::AfterSendOffsets, || outgoing.flush());
+        die_at(Place::AfterSendOffsets, || outgoing.flush());
         outgoing.flush().map_err(TxnError::Send)?;
-        self.pass_in_commit();
+        die_in_commit();
         let begun = Instant::now();
-        // Other time limits than "never" leave librdkafka's idea of the transaction apart from the broker's.
-        repeat(id, "commit", || outgoing.producer().commit_transaction(Timeout::Never))?;
-        self.pass(Failpoint::AfterCommit, || Ok(()));
+        commit(id, outgoing)?;
+        die_at(Place::AfterCommit, || Ok(()));
         Ok(begun.elapsed())
     }
+}
 
-    /// Dies here if a test wants it so, after `before`.
-    fn pass(&mut self, point: Failpoint, before: impl FnOnce() -> Result<(), SendError>) {
-        if self.is_due(point) {
-            // The test wants the state after a flush; whether it succeeded shows in what the test finds.
-            let _ = before();
+/// Dies here if a test wants it so, after `before`.
+fn die_at(place: Place, before: impl FnOnce() -> Result<(), SendError>) {
+    if dies(place) {
+        // The test wants the state after a flush; whether it succeeded shows in what the test finds.
+        let _ = before();
+        std::process::abort();
+    }
+}
+
+fn die_in_commit() {
+    if dies(Place::InCommit) {
+        std::thread::spawn(|| {
+            std::thread::sleep(Duration::from_micros(700));
             std::process::abort();
-        }
+        });
     }
+}
 
-    fn pass_in_commit(&mut self) {
-        if self.is_due(Failpoint::InCommit) {
-            std::thread::spawn(|| {
-                std::thread::sleep(Duration::from_micros(700));
-                std::process::abort();
-            });
-        }
+/// Other time limits than "never" leave librdkafka's idea of the transaction apart from the broker's.
+fn commit(id: &str, outgoing: &Outgoing) -> Result<(), TxnError> {
+    if keeps(Rule::CommitOutcomeIsRead) {
+        return repeat(id, "commit", || outgoing.producer().commit_transaction(Timeout::Never));
     }
-
-    fn is_due(&mut self, point: Failpoint) -> bool {
-        let Some(fail_at) = self.fail_at.as_mut().filter(|fail_at| fail_at.point == point) else {
-            return false;
-        };
-        fail_at.nth -= 1;
-        fail_at.nth == 0
-    }
+    let call = |error| TxnError::Call { id: id.to_owned(), step: "commit", source: described(error) };
+    outgoing.producer().commit_transaction(CALL_PAUSE * 20).map_err(call)
 }
 
 /// A producer whose `init_transactions` succeeded.
@@ -358,20 +317,5 @@ impl PlainSender {
     /// Serves the producer while there is nothing to send.
     pub fn idle(&self) {
         self.outgoing.iter().for_each(Outgoing::serve);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_failpoints() {
-        let at = |point, nth| Some(FailAt { point, nth });
-        assert_eq!(FailAt::parse("after_send"), at(Failpoint::AfterSend, 1));
-        assert_eq!(FailAt::parse("in_commit:7"), at(Failpoint::InCommit, 7));
-        for wrong in ["", "after", "after_send:0", "after_send:x"] {
-            assert_eq!(FailAt::parse(wrong), None, "{wrong}");
-        }
     }
 }

@@ -46,7 +46,7 @@ impl Scenario {
         let producer = ProducerSettings::new(self.connection());
         let mut transactions = TransactionSettings::new(producer, format!("{}.{ordinal}", self.group));
         transactions.timeout = Duration::from_secs(10);
-        self.settings(SenderSettings::Transactions(transactions, None))
+        self.settings(SenderSettings::Transactions(transactions))
     }
 
     pub fn at_least_once(&self) -> WorkerSettings {

@@ -7,6 +7,8 @@ use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 
+use crate::support::dice::Dice;
+
 /// 2026-11-20 00:00:00 UTC.
 const BEGIN: i64 = 1_795_132_800;
 
@@ -29,22 +31,9 @@ pub struct Payment {
     pub livemode: bool,
 }
 
-/// A repeatable stream of numbers (SplitMix64): the same seed gives the same events.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % sides
-    }
-}
-
 /// `count` events of `customers` customers; one in five is in test mode.
 pub fn generate(seed: u64, count: usize, customers: u64) -> Vec<Payment> {
-    let mut dice = Dice(seed);
+    let mut dice = Dice::new(seed);
     let mut next: HashMap<u64, u64> = HashMap::new();
     (0..count)
         .map(|number| {

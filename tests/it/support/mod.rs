@@ -2,9 +2,13 @@
 //! Stripe-shaped events with its oracle, and readers of what came out.
 #![allow(dead_code, reason = "scenarios use what they need of it")]
 
+#[path = "../../support/dice.rs"]
+pub mod dice;
 pub mod events;
+#[path = "../../support/millrace.rs"]
 pub mod millrace;
 pub mod project;
+#[path = "../../support/readback.rs"]
 pub mod readback;
 pub mod scenario;
 pub mod servers;

@@ -1,6 +1,6 @@
 //! A project of its own, with its own names in Kafka and its own database.
 
-use crate::support::millrace::Millrace;
+use crate::support::millrace::{Addresses, Millrace};
 use crate::support::{project, servers};
 
 /// What a scenario works with. Each file of scenarios adds the words it needs.
@@ -22,7 +22,12 @@ impl Scenario {
         let folder = tempfile::tempdir().expect("a temporary folder");
         project::write_payments(folder.path(), &name);
         let database = servers::database(&name).await;
-        let mut millrace = Millrace::new(folder.path(), &name, &database.url);
+        let addresses = Addresses {
+            kafka: servers::kafka(),
+            registry: Some(servers::registry()),
+            postgres: Some(database.url.clone()),
+        };
+        let mut millrace = Millrace::new(folder.path(), &name, &addresses);
         millrace.environment.push((String::from("STRIPE_WEBHOOK_SECRET"), secret.to_owned()));
         Self { name, millrace, database, folder }
     }

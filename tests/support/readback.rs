@@ -1,9 +1,9 @@
-//! Reads topics back as an independent consumer would: read_committed, without a group, from the begin to the end.
+//! Reads topics back as an independent consumer would: without a group, from the begin to the end.
 
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Headers, Message};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 /// A record read back.
@@ -22,6 +22,22 @@ pub struct Back {
 }
 
 impl Back {
+    /// A record as it was read.
+    pub fn of(message: &BorrowedMessage<'_>) -> Self {
+        Self {
+            partition: message.partition(),
+            offset: message.offset(),
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec),
+            headers: message.headers().map_or_else(Vec::new, |headers| {
+                headers
+                    .iter()
+                    .map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec()))
+                    .collect()
+            }),
+        }
+    }
+
     /// Text of the header called `name`.
     pub fn header(&self, name: &str) -> Option<&str> {
         let (_, value) = self.headers.iter().rev().find(|(key, _)| key == name)?;
@@ -31,11 +47,20 @@ impl Back {
 
 /// Every committed record of `topic`, in order within each partition.
 pub fn read_all(kafka: &str, topic: &str) -> Vec<Back> {
+    read(kafka, topic, "read_committed")
+}
+
+/// Every record of `topic`, those of aborted transactions and of open ones too.
+pub fn read_uncommitted(kafka: &str, topic: &str) -> Vec<Back> {
+    read(kafka, topic, "read_uncommitted")
+}
+
+fn read(kafka: &str, topic: &str, isolation: &str) -> Vec<Back> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", kafka)
         .set("group.id", "millrace-tests-readback")
         .set("enable.auto.commit", "false")
-        .set("isolation.level", "read_committed")
+        .set("isolation.level", isolation)
         .set("enable.partition.eof", "true")
         .set("fetch.queue.backoff.ms", "20")
         .create()
@@ -59,18 +84,7 @@ pub fn read_all(kafka: &str, topic: &str) -> Vec<Back> {
     while open > 0 {
         assert!(Instant::now() < deadline, "topic {topic} could not be read to its end");
         match consumer.poll(Duration::from_millis(200)) {
-            Some(Ok(message)) => records.push(Back {
-                partition: message.partition(),
-                offset: message.offset(),
-                key: message.key().map(<[u8]>::to_vec),
-                value: message.payload().map(<[u8]>::to_vec),
-                headers: message.headers().map_or_else(Vec::new, |headers| {
-                    headers
-                        .iter()
-                        .map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec()))
-                        .collect()
-                }),
-            }),
+            Some(Ok(message)) => records.push(Back::of(&message)),
             Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => open -= 1,
             Some(Err(error)) => panic!("topic {topic}: {error}"),
             None => {}

@@ -2,8 +2,19 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
+
+/// Where its servers are.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    /// Bootstrap servers.
+    pub kafka: String,
+    /// Schema registry; without one the schemas are embedded.
+    pub registry: Option<String>,
+    /// Postgres, where a role needs it.
+    pub postgres: Option<String>,
+}
 
 /// How the binary is called in one scenario: project folder, servers, namespace.
 #[derive(Clone, Debug)]
@@ -24,15 +35,16 @@ pub struct Running {
 }
 
 impl Millrace {
-    /// Calls for a project against the servers named by the environment.
-    pub fn new(project: &Path, namespace: &str, database: &str) -> Self {
-        let arguments = [
+    /// Calls for a project against these servers.
+    pub fn new(project: &Path, namespace: &str, servers: &Addresses) -> Self {
+        let Addresses { kafka, registry, postgres } = servers;
+        let mut arguments = vec![
             ("--project", project.display().to_string()),
             ("--namespace", namespace.to_owned()),
-            ("--kafka", super::servers::kafka()),
-            ("--registry", super::servers::registry()),
-            ("--postgres", database.to_owned()),
+            ("--kafka", kafka.clone()),
         ];
+        arguments.extend(registry.iter().map(|url| ("--registry", url.clone())));
+        arguments.extend(postgres.iter().map(|url| ("--postgres", url.clone())));
         Self {
             project: project.to_owned(),
             arguments: arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect(),
@@ -84,14 +96,29 @@ impl Running {
         self.child.wait().expect("the process is ours");
     }
 
-    /// SIGTERM, then waits for the exit; true when it ended by itself with success.
-    pub fn terminate(&mut self, patience: Duration) -> bool {
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal, such as `libc::SIGSTOP`.
+    pub fn signal(&self, signal: i32) {
         let pid = i32::try_from(self.child.id()).expect("a process id");
         // SAFETY: kill(2) with the id of a child that was not waited for yet reaches that child and nothing else.
-        unsafe { libc::kill(pid, libc::SIGTERM) };
+        unsafe { libc::kill(pid, signal) };
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("the process is ours")
+    }
+
+    /// SIGTERM, then waits for the exit; true when it ended by itself with success.
+    pub fn terminate(&mut self, patience: Duration) -> bool {
+        self.signal(libc::SIGTERM);
         let deadline = Instant::now() + patience;
         while Instant::now() < deadline {
-            if let Some(status) = self.child.try_wait().expect("the process is ours") {
+            if let Some(status) = self.ended() {
                 return status.success();
             }
             std::thread::sleep(Duration::from_millis(50));
@@ -101,7 +128,7 @@ impl Running {
 
     /// Fails when the process has ended.
     pub fn assert_alive(&mut self) {
-        if let Some(status) = self.child.try_wait().expect("the process is ours") {
+        if let Some(status) = self.ended() {
             panic!("{} ended: {status}\n{}", self.log.display(), self.log_text());
         }
     }
