@@ -161,7 +161,12 @@ async fn find_topics(plan: &Plan, connection: &Connection, found: &mut Found) ->
     let existing =
         Admin::new(connection)?.describe(&names).await.context("the topics cannot be looked at")?;
     for topic in &plan.topics {
-        let change = changes::topic(wanted(topic), topic.role, existing.get(&*topic.name));
+        let mut wanted = wanted(topic);
+        if let Some(mirrored) = topic.mirrors.as_deref().and_then(|mirrored| existing.get(mirrored)) {
+            // Also when somebody has given the input more partitions than its file says.
+            wanted.partitions = wanted.partitions.max(mirrored.partitions);
+        }
+        let change = changes::topic(wanted, topic.role, existing.get(&*topic.name));
         found.changes.extend(change.lines());
         if !change.is_empty() {
             found.topics.push(change);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 
-use crate::engine::headers::{SOURCE, connect, dead_letter};
-use crate::record::{Header, HeaderName, InRecord, OutRecord};
+use crate::engine::headers::{SOURCE, comeback, connect, dead_letter};
+use crate::record::{Header, HeaderName, InRecord, OutRecord, last_header};
 
 /// A dead letter that was replayed so often is not replayed again: what fails three times fails for a reason.
 pub const REPLAYS_MAX: u32 = 3;
@@ -168,9 +168,15 @@ pub fn replay(record: &InRecord) -> Option<OutRecord> {
     })
 }
 
-/// The headers that the record had before it became a dead letter. Those of the dead letter stand behind them, from
-/// the last `millrace.source` on; where something else wrote the dead letter, they are known by their names.
+/// The headers that the record had before it became a dead letter. Those of the dead letter stand behind them, and say
+/// how many there are; in older ones they begin with the last `millrace.source`; where something else wrote the dead
+/// letter, they are known by their names.
 fn original_headers(headers: &[Header]) -> Vec<Header> {
+    let count = last_header(headers, comeback::ORIGIN_HEADERS);
+    let count = count.and_then(|count| std::str::from_utf8(count).ok()?.parse::<usize>().ok());
+    if let Some(own) = count.and_then(|count| headers.get(..count)) {
+        return own.to_vec();
+    }
     let is_error = |name: &HeaderName| {
         name.as_str().starts_with(CONNECT_PREFIX) || name.as_str().starts_with(dead_letter::PREFIX)
     };

@@ -12,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::server::Health;
 use crate::app::servers::Servers;
 use crate::app::supervise::Role;
-use crate::engine::outbox::{Outbox, Sizes};
+use crate::engine::answers::Answers;
+use crate::engine::comeback::Past;
+use crate::engine::outbox::{Became, Outbox, Sizes};
 use crate::engine::sender::SenderSettings;
 use crate::engine::settings::{Process, Processing, Stop, WorkerSettings};
 use crate::engine::verdict::Verdict;
@@ -39,6 +41,10 @@ pub fn role(
     namespace: &Namespace,
     services: &Arc<Services>,
 ) -> anyhow::Result<Role> {
+    let has_tiers = |pipeline: &&Arc<Pipeline>| pipeline.companions.iter().any(|own| !own.tiers.is_empty());
+    if let Some(pipeline) = group.pipelines.iter().find(has_tiers) {
+        anyhow::bail!("pipeline {}: a worker does not read retry tiers yet; remove `tiers`", pipeline.name);
+    }
     let producer = ProducerSettings::new(servers.kafka.clone());
     let sizes = Sizes {
         record_bytes_max: producer.message_bytes_max,
@@ -146,11 +152,12 @@ impl Counted {
     }
 
     /// Counts a verdict as it is released. A repeated record is counted again; the ledger's topic is what counts once.
-    fn count(&self, seen: Seen, outcome: Outcome) {
-        match outcome {
-            Outcome::Succeeded => self.succeeded.add(1),
-            Outcome::Filtered => self.filtered.add(1),
-            Outcome::DeadLettered => {
+    fn count(&self, seen: Seen, became: Became) {
+        match became {
+            Became::Parked => telemetry::count(names::PARKED, &[&self.pipeline.name, "failed"], 1),
+            Became::Ended(Outcome::Succeeded) => self.succeeded.add(1),
+            Became::Ended(Outcome::Filtered) => self.filtered.add(1),
+            Became::Ended(Outcome::DeadLettered) => {
                 self.dead_lettered.add(1);
                 telemetry::count(names::DEAD_LETTERS, &[&self.pipeline.name, seen.class], 1);
             }
@@ -182,11 +189,13 @@ impl GroupRun {
                 continue;
             }
             is_wanted = true;
-            let run = AssertUnwindSafe(run::process(pipeline, record, &self.services, now)).catch_unwind();
+            let past = &Past::default();
+            let run =
+                AssertUnwindSafe(run::process(pipeline, record, past, &self.services, now)).catch_unwind();
             let verdict = run.await.unwrap_or_else(|_| panicked(now));
             let seen = Seen::of(&verdict);
-            let (outcome, records) = self.outbox.records(pipeline, record, verdict);
-            counted.count(seen, outcome);
+            let (became, records) = self.outbox.records(pipeline, record, past, verdict);
+            counted.count(seen, became);
             all.extend(records);
         }
         if !is_wanted {
@@ -227,9 +236,11 @@ fn process(group: &Arc<Group>, services: Arc<Services>, outbox: Outbox) -> Proce
 fn panicked(now: DateTime<Utc>) -> Verdict {
     Verdict {
         outcome: Outcome::DeadLettered,
+        parked: None,
         stage: None,
         fault: Some(Fault::new(FaultClass::Bug, "a stage panicked; the log says where")),
         attempts: 1,
+        answers: Answers::default(),
         started_at: now,
         duration: Duration::ZERO,
         records: Vec::new(),

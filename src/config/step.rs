@@ -1,6 +1,7 @@
 //! Steps of a pipeline and error policies, as they are written.
 
 use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::stages::{KINDS, StageConfig};
@@ -12,6 +13,11 @@ use crate::yaml::node::{Key, Node, Yaml};
 const NOT_AVAILABLE: [&str; 5] = ["parallel", "lookup", "notify", "delay", "approve"];
 /// Most attempts of a retry policy.
 const ATTEMPTS_MAX: i64 = 50;
+/// Most retry tiers: each is a topic with as many partitions as the input.
+const TIERS_MAX: usize = 8;
+/// The shortest and the longest tier. A shorter wait is cheaper in the process; a longer one comes close to what the
+/// tiers' topics keep, which must also cover a worker that is down.
+const TIER_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(7 * 86_400);
 /// Longest wait between two attempts in the process: a record that waits holds its key, and its place in memory.
 const WAIT_MAX: Duration = Duration::from_secs(600);
 /// Most elements of a `for_each` that run at the same time.
@@ -90,6 +96,8 @@ pub struct ErrorPolicyConfig {
     pub backoff: Option<Duration>,
     /// Longest wait.
     pub max: Option<Duration>,
+    /// Retry tiers, the shortest first; of a pipeline's policy only.
+    pub tiers: Option<Spanned<Vec<Duration>>>,
     /// What follows.
     pub then: Option<ThenConfig>,
 }
@@ -147,6 +155,12 @@ impl StepConfig {
             Some(policy) => Some(policy?),
             None => None,
         };
+        if let Some(tiers) = on_error.as_ref().and_then(|policy| policy.tiers.as_ref()) {
+            let message = "a step has no retry tiers of its own";
+            let help = "write `tiers` in the pipeline's `on_error`; steps that say no `then` use them";
+            lints.error("misplaced-key", &tiers.span, message, help);
+            return None;
+        }
         Some(Self { id, span: kind.span.clone(), action: action?, on_error })
     }
 }
@@ -287,21 +301,19 @@ impl ForEachConfig {
 }
 
 impl ErrorPolicyConfig {
-    /// Decodes `{retry: {attempts, backoff, max}, then}`, or the short forms `ignore` and `dead_letter`: no retry.
+    /// Decodes `{retry: {attempts, backoff, max}, tiers, then}`, or the short forms `ignore` and `dead_letter`: no retry.
     pub fn decode(node: &Node, lints: &mut Lints) -> Option<Self> {
         if !matches!(node.value, Yaml::Map(_)) {
             let then = fields::choice(node, &THEN, lints)?;
             return Some(Self { attempts: Some(NonZeroU32::MIN), then: Some(then), ..Self::default() });
         }
         let mut fields = Fields::of(node, "an error policy", lints)?;
-        if let Some((key, _)) = fields.entry("tiers") {
-            let help =
-                "retry in place with `retry`, and replay dead letters later with `millrace dlq replay`";
-            lints.error("not-available", &key.span, "retry tiers are not available yet", help);
-        }
         let mut policy = Self::default();
         if let Some(retry) = fields.optional("retry") {
             policy.retry(retry, lints)?;
+        }
+        if let Some(node) = fields.optional("tiers") {
+            policy.tiers = Some(Spanned { value: tiers(node, lints)?, span: node.span.clone() });
         }
         if let Some(node) = fields.optional("then") {
             policy.then = Some(fields::choice(node, &THEN, lints)?);
@@ -336,8 +348,31 @@ fn wait(node: &Node, lints: &mut Lints) -> Option<Duration> {
     let wait = fields::duration(node, lints)?;
     if wait > WAIT_MAX {
         let message = "a wait in the process is at most 10m";
-        lints.error("out-of-range", &node.span, message, "let it become a dead letter, and replay it later");
+        lints.error("out-of-range", &node.span, message, "for longer waits write `tiers: [...]`");
         return None;
     }
     Some(wait)
+}
+
+/// Retry tiers: durations, each longer than the one before.
+fn tiers(node: &Node, lints: &mut Lints) -> Option<Vec<Duration>> {
+    let tiers = fields::list(node, lints, |node, lints| {
+        let value = fields::duration(node, lints)?;
+        Some(Spanned { value, span: node.span.clone() })
+    })?;
+    if tiers.is_empty() || tiers.len() > TIERS_MAX {
+        let message = format!("`tiers` lists {} durations", tiers.len());
+        let help = format!("write 1 to {TIERS_MAX}, or remove the key");
+        lints.error("out-of-range", &node.span, message, help);
+        return None;
+    }
+    for tier in tiers.iter().filter(|tier| !TIER_RANGE.contains(&tier.value)) {
+        let help = "from 1s to 7d: shorter waits are cheaper in place, longer ones outlast a tier's topic";
+        lints.error("out-of-range", &tier.span, "this tier is out of range", help);
+    }
+    for pair in tiers.windows(2).filter(|pair| pair[1].value <= pair[0].value) {
+        let message = "this tier is not longer than the one before it";
+        lints.error("tiers-order", &pair[1].span, message, "write the shortest first, each once");
+    }
+    Some(tiers.into_iter().map(|tier| tier.value).collect())
 }

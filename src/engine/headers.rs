@@ -3,6 +3,33 @@
 /// On every record a worker writes: `topic/partition/offset` of the record it follows from.
 pub const SOURCE: &str = "millrace.source";
 
+/// On records that come back to their pipeline, through a retry topic or from a dead letter, and on dead letters, so
+/// that a replay can hand them on. They stand behind the record's own headers. All values are text.
+pub mod comeback {
+    /// `topic/partition/offset` of the record as it was first read: results and idempotency keys name it.
+    pub const ORIGIN: &str = "millrace.origin";
+    /// Kafka's timestamp of that record, milliseconds since 1970; absent when it had none.
+    pub const ORIGIN_TIMESTAMP: &str = "millrace.origin.timestamp";
+    /// How many headers that record had: those before this block.
+    pub const ORIGIN_HEADERS: &str = "millrace.origin.headers";
+    /// What steps with outside effects answered already, as JSON; absent when nothing was, or it is too large.
+    pub const ANSWERS: &str = "millrace.answers";
+    /// Attempts made in all runs so far.
+    pub const ATTEMPTS: &str = "millrace.attempts";
+    /// When it failed for the first time (RFC 3339).
+    pub const FIRST_FAILURE: &str = "millrace.first-failure";
+    /// Retry tier it waits in, from 1.
+    pub const TIER: &str = "millrace.retry.tier";
+    /// When it is to be tried again, milliseconds since 1970; 0 is at once.
+    pub const DUE: &str = "millrace.retry.due";
+    /// Step at which it failed last; absent when it only follows an earlier record of its key.
+    pub const STAGE: &str = "millrace.retry.stage";
+    /// Class of that fault.
+    pub const CLASS: &str = "millrace.retry.class";
+    /// What happened then.
+    pub const MESSAGE: &str = "millrace.retry.message";
+}
+
 /// Error headers as Kafka Connect names them, so that its tools read our dead letters. All values are text.
 pub mod connect {
     /// Topic the record was read from.

@@ -12,7 +12,9 @@ pub mod status;
 pub mod tasks;
 pub mod tracker;
 
+pub mod answers;
 pub mod backoff;
+pub mod comeback;
 pub mod expect;
 pub mod headers;
 pub mod offline;

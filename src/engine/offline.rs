@@ -17,8 +17,10 @@ use crate::connectors::scripted::Script;
 use crate::connectors::source::{self, Extract, Extractors};
 use crate::connectors::verify::Scheme;
 use crate::connectors::{github, hubspot, standard_webhooks, stripe};
+use crate::engine::comeback::Past;
 use crate::engine::expect;
 use crate::engine::run;
+use crate::engine::verdict::Verdict;
 use crate::expr::values;
 use crate::plan::Plan;
 use crate::plan::pipeline::Pipeline;
@@ -130,7 +132,7 @@ impl Case<'_> {
                 problems.push(Problem::at(&event.span, message));
                 continue;
             }
-            verdicts.push(run::process(self.pipeline, &record, &services, self.now).await);
+            verdicts.push(self.to_its_end(&record, &services).await);
         }
         if problems.is_empty() {
             expect::check(&case.expect, &case.name.span, &verdicts, &services, &mut problems);
@@ -138,6 +140,23 @@ impl Case<'_> {
                 .extend(services.problems().into_iter().map(|message| Problem::at(&case.name.span, message)));
         }
         problems
+    }
+
+    /// Runs a record, through all retry tiers if need be: simulated time goes on until it is due.
+    async fn to_its_end(&self, record: &InRecord, services: &Services) -> Verdict {
+        let mut past = Past::default();
+        loop {
+            let now = self.now + services.clock.elapsed();
+            let verdict = run::process(self.pipeline, record, &past, services, now).await;
+            past.attempts += verdict.attempts;
+            let tiers = self.pipeline.companions_of(&record.topic).map_or(&[][..], |own| &own.tiers);
+            let tier = verdict.parked.and_then(|tier| Some((tier, tiers.get(tier.checked_sub(1)?)?)));
+            let Some((number, tier)) = tier else {
+                return Verdict { attempts: past.attempts, ..verdict };
+            };
+            services.clock.sleep(tier.delay).await;
+            (past.tier, past.answers) = (number, verdict.answers);
+        }
     }
 
     /// The record that ingest would have written.
@@ -335,5 +354,42 @@ mod tests {
             ]
         );
         assert!(reports[1].passed(), "{:?}", reports[1]);
+    }
+
+    const CRM: &str = "target:\n  base_url: https://crm.example.com\n  calls:\n    \
+        note: {method: POST, path: /notes}\n    charge: {method: POST, path: /charges}\n";
+
+    /// Two calls, of which the second fails; the test's answers to it are `charge`.
+    fn charging(on_error: &str, charge: &str, expect: &str) -> tempfile::TempDir {
+        let pipeline = format!(
+            "input: {{topics: [in]}}\nordering: key\nstages:\n  - id: note\n    http: {{connector: crm, call: note, body: .}}\n  \
+             - id: charge\n    http: {{connector: crm, call: charge, body: .}}\n  \
+             - map: '.note = %stages.note.body.id'\n  - emit: {{topic: out, key: .k}}\n\
+             on_error: {on_error}\ntests:\n  - name: a\n    events: [{{json: {{k: x}}}}]\n    http:\n      \
+             - {{connector: crm, call: note, respond: [{{json: {{id: 7}}}}]}}\n      \
+             - {{connector: crm, call: charge, respond: [{charge}]}}\n    expect: {expect}\n"
+        );
+        written(&[
+            ("topics/in.yaml", "partitions: 1\n"),
+            ("topics/out.yaml", "partitions: 1\n"),
+            ("connectors/crm.yaml", CRM),
+            ("pipelines/p.yaml", &pipeline),
+        ])
+    }
+
+    #[tokio::test]
+    async fn a_record_comes_back_from_its_tiers_and_asks_only_for_what_is_missing() {
+        let policy = "{retry: {attempts: 2}, tiers: [1m, 10m], then: dead_letter}";
+        let answers =
+            "{status: 503}, {status: 503}, {status: 500}, {status: 503}, {status: 502}, {status: 200}";
+        let value = "{records: {out: [{key: x, value: {note: 7}}]}}";
+        let passed = reports(charging(policy, answers, value).path()).await;
+        assert!(passed[0].passed(), "{passed:?}");
+        let never = answers.replace("200", "503");
+        let letter = "{outcome: dead_lettered, stage: charge, error: transient}";
+        let ended = reports(charging(policy, &never, letter).path()).await;
+        assert!(ended[0].passed(), "{ended:?}");
+        let refused = reports(charging(policy, "{status: 400}", "{outcome: dead_lettered}").path()).await;
+        assert!(refused[0].passed(), "a permanent fault waits for nothing: {refused:?}");
     }
 }

@@ -1,5 +1,5 @@
-//! From a verdict to the records that are written for it: outputs, KPI facts, the dead letter, and always one
-//! execution result.
+//! From a verdict to the records that are written for it: outputs, KPI facts, the dead letter, and one execution result
+//! at the end; or the record itself, on its way to a retry tier.
 //!
 //! Pure: the same verdict gives the same bytes.
 
@@ -8,6 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 
+use crate::engine::answers::Answers;
+use crate::engine::comeback::{self, Destination, Past, capped};
 use crate::engine::headers::{self, connect, dead_letter};
 use crate::engine::verdict::Verdict;
 use crate::event::Attributes;
@@ -16,11 +18,8 @@ use crate::fault::{Fault, FaultClass};
 use crate::kafka::settings::ProducerSettings;
 use crate::ledger::{ExecutionResult, KpiFact, Namespace, Outcome};
 use crate::plan::pipeline::Pipeline;
-use crate::record::{Header, InRecord, OutRecord};
+use crate::record::{Header, InRecord, OutRecord, last_header};
 use crate::schema::codec::Codec;
-
-/// Longest error text in a result or header.
-const MESSAGE_BYTES_MAX: usize = 1024;
 
 /// Largest records that can be written, in bytes as [`wire_bytes`] counts them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,6 +38,15 @@ impl Sizes {
     }
 }
 
+/// What became of a record in one pipeline.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Became {
+    /// It ended, and has its execution result.
+    Ended(Outcome),
+    /// It waits in a retry topic.
+    Parked,
+}
+
 /// Writes the records of verdicts.
 #[derive(Debug)]
 pub struct Outbox {
@@ -55,26 +63,33 @@ impl Outbox {
         Self { codec, executions_topic, facts_topic, sizes }
     }
 
-    /// The records of one pipeline's verdict on one record. Also tells the outcome, which is that of the verdict unless
-    /// an output is too large to be written: then nothing of it is released, and the record is a dead letter.
+    /// The records of one pipeline's verdict on one record with this `past`. Also tells what became of it, which is as
+    /// the verdict says unless a record is too large to be written: then nothing of it is released, and it is a dead
+    /// letter.
     pub fn records(
         &self,
         pipeline: &Pipeline,
         record: &InRecord,
+        past: &Past,
         verdict: Verdict,
-    ) -> (Outcome, Vec<OutRecord>) {
+    ) -> (Became, Vec<OutRecord>) {
+        let past = after(past, &verdict);
+        if let Some(parked) = self.parked(pipeline, record, &past, &verdict) {
+            return (Became::Parked, vec![parked]);
+        }
         let verdict = refuse_too_large(verdict, &self.sizes);
         let source = Header::of(headers::SOURCE, source_of(record));
         let mut all = Vec::with_capacity(verdict.records.len() + verdict.facts.len() + 2);
-        let result = execution(pipeline, record, &verdict, Attributes::of(record));
+        let result = execution(pipeline, record, (&past, &verdict), Attributes::of(record));
         let outcome = verdict.outcome;
         match outcome {
             Outcome::DeadLettered if !keeps(Rule::DeadLetters) => {}
             Outcome::DeadLettered => {
                 let finished_at = verdict.started_at + verdict.duration;
-                all.push(letter(pipeline, record, &result, verdict.fault.as_ref(), finished_at));
-                let letter = all.last_mut().expect("just pushed");
-                drop_value_if_too_large(letter, self.sizes.dead_letter_bytes_max);
+                let mut letter =
+                    letter(pipeline, (record, &past), &result, verdict.fault.as_ref(), finished_at);
+                shrink(&mut letter, self.sizes.dead_letter_bytes_max);
+                all.push(letter);
             }
             Outcome::Succeeded | Outcome::Filtered => {
                 for mut output in verdict.records {
@@ -85,7 +100,45 @@ impl Outbox {
             }
         }
         all.push(self.execution(&result, record, source));
-        (outcome, all)
+        (Became::Ended(outcome), all)
+    }
+
+    /// The record on its way to a tier, when the verdict says so and it can be written whole.
+    fn parked(
+        &self,
+        pipeline: &Pipeline,
+        record: &InRecord,
+        past: &Past,
+        verdict: &Verdict,
+    ) -> Option<OutRecord> {
+        let tier = verdict.parked?;
+        let to = pipeline.companions_of(&record.topic)?.tiers.get(tier.checked_sub(1)?)?;
+        let due = Some(verdict.started_at + verdict.duration + to.delay);
+        let destination = Destination { topic: Arc::clone(&to.topic), tier, due };
+        let failure = verdict.fault.as_ref().map(|fault| (verdict.stage.as_deref(), fault));
+        self.fitting(comeback::write(record, past, failure, destination))
+    }
+
+    /// The record behind an earlier one of its key, in tier `tier`: due at once, and no attempt.
+    pub fn following(
+        &self,
+        pipeline: &Pipeline,
+        record: &InRecord,
+        past: &Past,
+        tier: usize,
+    ) -> Option<OutRecord> {
+        let to = pipeline.companions_of(&record.topic)?.tiers.get(tier.checked_sub(1)?)?;
+        let destination = Destination { topic: Arc::clone(&to.topic), tier, due: None };
+        self.fitting(comeback::write(record, past, None, destination))
+    }
+
+    /// Leaves out the answers of a record that is too large with them. `None` when it is still too large.
+    fn fitting(&self, mut record: OutRecord) -> Option<OutRecord> {
+        let limit = self.sizes.dead_letter_bytes_max;
+        if wire_bytes(&record) > limit {
+            record.headers.retain(|header| header.name.as_str() != headers::comeback::ANSWERS);
+        }
+        (wire_bytes(&record) <= limit).then_some(record)
     }
 
     /// Results of one key of one pipeline stay in order.
@@ -121,6 +174,19 @@ fn wire_bytes(record: &OutRecord) -> usize {
     record.size_bytes() + 10 * record.headers.len() + 32
 }
 
+/// The past of a record after one more run.
+fn after(past: &Past, verdict: &Verdict) -> Past {
+    let has_failed = verdict.fault.is_some();
+    let failed_at = has_failed.then(|| verdict.started_at + verdict.duration);
+    Past {
+        attempts: past.attempts.saturating_add(verdict.attempts),
+        tier: past.tier,
+        first_failure: past.first_failure.or(failed_at),
+        replay: past.replay.clone(),
+        answers: if has_failed { verdict.answers.clone() } else { Answers::default() },
+    }
+}
+
 fn refuse_too_large(verdict: Verdict, sizes: &Sizes) -> Verdict {
     let limit = sizes.record_bytes_max;
     let Some(large) = verdict.records.iter().find(|output| wire_bytes(output) > limit) else {
@@ -145,7 +211,7 @@ fn source_of(record: &InRecord) -> String {
 fn execution(
     pipeline: &Pipeline,
     record: &InRecord,
-    verdict: &Verdict,
+    (past, verdict): (&Past, &Verdict),
     attributes: Attributes,
 ) -> ExecutionResult {
     let Attributes { id, source, kind, subject: _, time, tenant } = attributes;
@@ -156,7 +222,7 @@ fn execution(
         stage: verdict.stage.as_deref().map(str::to_owned),
         error_class: verdict.fault.as_ref().map(|fault| fault.class.name().to_owned()),
         error: verdict.fault.as_ref().map(|fault| capped(&fault.message).to_owned()),
-        attempts: verdict.attempts,
+        attempts: past.attempts,
         event_id: id,
         event_source: source,
         event_type: kind,
@@ -172,15 +238,11 @@ fn execution(
     }
 }
 
-fn capped(text: &str) -> &str {
-    &text[..text.floor_char_boundary(MESSAGE_BYTES_MAX)]
-}
-
 /// The record as it came, byte for byte, and why it is here. Headers of an earlier stay in a dead-letter topic are
 /// kept; readers take the last of a name.
 fn letter(
     pipeline: &Pipeline,
-    record: &InRecord,
+    (record, past): (&InRecord, &Past),
     result: &ExecutionResult,
     fault: Option<&Fault>,
     now: DateTime<Utc>,
@@ -190,9 +252,16 @@ fn letter(
     let stage = result.stage.as_deref();
     let time = now.to_rfc3339_opts(SecondsFormat::Millis, true);
     let carried = |name: &str| record.header_text(name).map(str::to_owned);
-    let first_failure = carried(dead_letter::FIRST_FAILURE).unwrap_or_else(|| time.clone());
-    let replay_count = carried(dead_letter::REPLAY_COUNT).unwrap_or_else(|| "0".to_owned());
+    let first = past.first_failure.unwrap_or(now).to_rfc3339_opts(SecondsFormat::Millis, true);
+    let first_failure = carried(dead_letter::FIRST_FAILURE).unwrap_or(first);
+    let noted = last_header(&past.replay, dead_letter::REPLAY_COUNT);
+    let replay_count = noted
+        .and_then(|count| std::str::from_utf8(count).ok())
+        .map(str::to_owned)
+        .or_else(|| carried(dead_letter::REPLAY_COUNT))
+        .unwrap_or_else(|| "0".to_owned());
     let mut headers = record.headers.clone();
+    comeback::add_origin(record, &mut headers);
     let mut add = |name: &'static str, value: String| headers.push(Header::of(name, value));
     add(headers::SOURCE, source_of(record));
     add(connect::TOPIC, record.topic.to_string());
@@ -218,6 +287,9 @@ fn letter(
         add(dead_letter::HTTP_STATUS, status.to_string());
     }
     add(dead_letter::EVENT_ID, result.event_id.clone());
+    if let Some(answers) = past.answers.text() {
+        add(headers::comeback::ANSWERS, answers);
+    }
     OutRecord {
         topic: Arc::clone(&pipeline.dead_letter_topic),
         partition: None,
@@ -231,7 +303,11 @@ fn letter(
     }
 }
 
-fn drop_value_if_too_large(letter: &mut OutRecord, bytes_max: usize) {
+/// Leaves out the answers, then the value, of a dead letter that is too large to be written.
+fn shrink(letter: &mut OutRecord, bytes_max: usize) {
+    if wire_bytes(letter) > bytes_max {
+        letter.headers.retain(|header| header.name.as_str() != headers::comeback::ANSWERS);
+    }
     if wire_bytes(letter) > bytes_max {
         let bytes = letter.value.take().map_or(0, |value| value.len());
         letter.headers.push(Header::of(dead_letter::VALUE_DROPPED, bytes.to_string()));

@@ -3,9 +3,12 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::engine::comeback::{Comeback, MESSAGE_BYTES_MAX};
 use crate::plan::flow::ErrorPolicy;
 use crate::plan::pipeline::Ordering;
+use crate::plan::topics;
 use crate::record::{HeaderName, last_header};
+use crate::stages::context::Next;
 
 const SIZES: Sizes = Sizes { record_bytes_max: 1000, dead_letter_bytes_max: 2000 };
 
@@ -21,6 +24,7 @@ fn pipeline() -> Pipeline {
         ordering: Ordering::Key,
         steps: Vec::new(),
         on_error: ErrorPolicy::default(),
+        companions: Vec::new(),
         dead_letter_topic: Arc::from("payments.dlq"),
         config_hash: Arc::from("0123456789ab"),
         is_cpu_only: true,
@@ -59,7 +63,9 @@ fn verdict(outcome: Outcome) -> Verdict {
             message: "404 Not Found".to_owned(),
             http_status: Some(404),
         }),
+        parked: None,
         attempts: 2,
+        answers: Answers::default(),
         started_at: DateTime::from_timestamp_millis(1_795_132_900_000).expect("a valid time"),
         duration: Duration::from_millis(1500),
         records: Vec::new(),
@@ -75,8 +81,8 @@ fn text<'a>(record: &'a OutRecord, name: &str) -> Option<&'a str> {
 fn every_verdict_leaves_one_result() {
     let codec = Codec::embedded();
     for outcome in [Outcome::Succeeded, Outcome::Filtered, Outcome::DeadLettered] {
-        let (told, all) = outbox(SIZES).records(&pipeline(), &record(), verdict(outcome));
-        assert_eq!(told, outcome);
+        let (told, all) = outbox(SIZES).records(&pipeline(), &record(), &Past::default(), verdict(outcome));
+        assert_eq!(told, Became::Ended(outcome));
         let results: Vec<_> = all.iter().filter(|one| &*one.topic == "millrace.executions").collect();
         assert_eq!(results.len(), 1, "{outcome:?}");
         assert_eq!(results[0].key.as_deref(), Some(&b"payments/cus_1"[..]));
@@ -90,7 +96,8 @@ fn every_verdict_leaves_one_result() {
 
 #[test]
 fn a_dead_letter_says_why() {
-    let (_, all) = outbox(SIZES).records(&pipeline(), &record(), verdict(Outcome::DeadLettered));
+    let (_, all) =
+        outbox(SIZES).records(&pipeline(), &record(), &Past::default(), verdict(Outcome::DeadLettered));
     let letter = &all[0];
     assert_eq!(&*letter.topic, "payments.dlq");
     for (name, value) in [
@@ -114,7 +121,8 @@ fn a_second_failure_remembers_the_first() {
     let mut again = record();
     again.headers.push(Header::of(dead_letter::FIRST_FAILURE, "2026-01-01T00:00:00.000Z"));
     again.headers.push(Header::of(dead_letter::REPLAY_COUNT, "2"));
-    let (_, all) = outbox(SIZES).records(&pipeline(), &again, verdict(Outcome::DeadLettered));
+    let (_, all) =
+        outbox(SIZES).records(&pipeline(), &again, &Past::default(), verdict(Outcome::DeadLettered));
     assert_eq!(text(&all[0], dead_letter::FIRST_FAILURE), Some("2026-01-01T00:00:00.000Z"));
     assert_eq!(text(&all[0], dead_letter::REPLAY_COUNT), Some("2"));
 }
@@ -123,8 +131,8 @@ fn a_second_failure_remembers_the_first() {
 fn an_output_too_large_becomes_a_dead_letter() {
     let mut large = verdict(Outcome::Succeeded);
     large.records = vec![output(10), output(1001)];
-    let (outcome, all) = outbox(SIZES).records(&pipeline(), &record(), large);
-    assert_eq!(outcome, Outcome::DeadLettered);
+    let (became, all) = outbox(SIZES).records(&pipeline(), &record(), &Past::default(), large);
+    assert_eq!(became, Became::Ended(Outcome::DeadLettered));
     let topics: Vec<&str> = all.iter().map(|one| &*one.topic).collect();
     assert_eq!(topics, ["payments.dlq", "millrace.executions"], "nothing of the outputs is released");
     assert!(text(&all[0], dead_letter::MESSAGE).expect("given").contains("1033 bytes"));
@@ -134,9 +142,98 @@ fn an_output_too_large_becomes_a_dead_letter() {
 fn a_dead_letter_too_large_leaves_its_value_behind() {
     let mut large = record();
     large.value = Some(Bytes::from(vec![0; 1990]));
-    let (_, all) = outbox(SIZES).records(&pipeline(), &large, verdict(Outcome::DeadLettered));
+    let (_, all) =
+        outbox(SIZES).records(&pipeline(), &large, &Past::default(), verdict(Outcome::DeadLettered));
     assert_eq!(all[0].value, None);
     assert_eq!(text(&all[0], dead_letter::VALUE_DROPPED), Some("1990"));
+}
+
+/// A pipeline with tiers of a minute and an hour, and a verdict that sends its record to one of them.
+fn parked(tier: usize) -> (Pipeline, Verdict) {
+    let tiers = [Duration::from_secs(60), Duration::from_secs(3600)];
+    let companions = topics::companions("payments", &[Arc::from("events.stripe")], &tiers);
+    let mut answers = Answers::of("0123456789ab");
+    let value = Some(serde_json::json!({"status": 201}));
+    answers.add("charge".to_owned(), &crate::engine::answers::Answer { next: Next::Continue, value });
+    let fault = Some(Fault::new(FaultClass::Transient, "503"));
+    let verdict = Verdict { parked: Some(tier), fault, answers, ..verdict(Outcome::DeadLettered) };
+    (Pipeline { companions, ..pipeline() }, verdict)
+}
+
+fn read_back(sent: &OutRecord) -> Comeback {
+    let OutRecord { topic, partition, timestamp_ms: _, key, value, headers } = sent.clone();
+    let read = InRecord {
+        topic,
+        partition: partition.expect("the source's"),
+        offset: 9,
+        timestamp_ms: Some(1),
+        key,
+        value,
+        headers,
+    };
+    Comeback::read(read).expect("what was written")
+}
+
+#[test]
+fn a_parked_record_has_no_result_and_comes_back_as_it_was() {
+    let (pipeline, verdict) = parked(2);
+    let past = Past { attempts: 4, tier: 1, ..Past::default() };
+    let (became, all) = outbox(SIZES).records(&pipeline, &record(), &past, verdict);
+    assert_eq!(became, Became::Parked);
+    let [sent] = &all[..] else { panic!("{all:?}") };
+    assert_eq!((&*sent.topic, sent.partition), ("payments.retry.1h", Some(3)));
+    assert_eq!(text(sent, "millrace.retry.due"), Some("1795136501500"), "an hour after the verdict");
+    assert_eq!(text(sent, "millrace.retry.message"), Some("503"));
+    let Comeback { record: back, past } = read_back(sent);
+    assert_eq!(back, record());
+    assert_eq!((past.attempts, past.tier), (6, 2));
+    assert_eq!(past.first_failure.map(|time| time.timestamp_millis()), Some(1_795_132_901_500));
+    assert!(past.answers.get("charge", true, "").is_some());
+}
+
+#[test]
+fn the_dead_letter_of_a_retried_record_tells_its_whole_story() {
+    let (pipeline, verdict) = parked(1);
+    let (_, all) = outbox(SIZES).records(&pipeline, &record(), &Past::default(), verdict.clone());
+    let Comeback { record: back, past } = read_back(&all[0]);
+    let later = verdict.started_at + Duration::from_secs(3600);
+    let last = Verdict { parked: None, started_at: later, ..verdict };
+    let (_, all) = outbox(SIZES).records(&pipeline, &back, &past, last);
+    let letter = &all[0];
+    for (name, value) in [
+        ("__connect.errors.topic", "events.stripe"),
+        ("__connect.errors.offset", "42"),
+        ("millrace.dlq.attempts", "4"),
+        ("millrace.dlq.first-failure", "2026-11-20T00:01:41.500Z"),
+        ("millrace.dlq.last-failure", "2026-11-20T01:01:41.500Z"),
+        ("millrace.origin", "events.stripe/3/42"),
+        ("millrace.origin.headers", "2"),
+    ] {
+        assert_eq!(text(letter, name), Some(value), "{name}");
+    }
+    let letter = OutRecord { partition: Some(0), ..letter.clone() };
+    let Comeback { record: back, past } = read_back(&letter);
+    assert_eq!(back, record(), "a replay can hand on what was read first");
+    assert!(past.answers.get("charge", true, "").is_some());
+    assert_eq!(past.attempts, 4);
+}
+
+#[test]
+fn what_is_too_large_to_be_parked_leaves_its_answers_or_becomes_a_dead_letter() {
+    let (pipeline, verdict) = parked(1);
+    let mut large = record();
+    large.value = Some(Bytes::from(vec![0; 1200]));
+    let sizes = Sizes { record_bytes_max: 2000, dead_letter_bytes_max: 2000 };
+    let (became, all) = outbox(sizes).records(&pipeline, &large, &Past::default(), verdict.clone());
+    assert_eq!(became, Became::Parked);
+    assert!(read_back(&all[0]).past.answers.get("charge", true, "").is_some());
+    large.value = Some(Bytes::from(vec![0; 1420]));
+    let (became, all) = outbox(sizes).records(&pipeline, &large, &Past::default(), verdict.clone());
+    assert_eq!(became, Became::Parked);
+    assert!(read_back(&all[0]).past.answers.is_empty());
+    large.value = Some(Bytes::from(vec![0; 1990]));
+    let (became, _) = outbox(sizes).records(&pipeline, &large, &Past::default(), verdict);
+    assert_eq!(became, Became::Ended(Outcome::DeadLettered));
 }
 
 proptest! {
@@ -155,7 +252,7 @@ proptest! {
         let mut verdict = verdict(Outcome::DeadLettered);
         verdict.fault = Some(Fault::new(FaultClass::Poison, message));
         let sizes = Sizes { record_bytes_max: 1 << 20, dead_letter_bytes_max: 1 << 21 };
-        let (_, all) = outbox(sizes).records(&pipeline(), &poison, verdict);
+        let (_, all) = outbox(sizes).records(&pipeline(), &poison, &Past::default(), verdict);
         let letter = &all[0];
         prop_assert_eq!(&letter.key, &poison.key);
         prop_assert_eq!(&letter.value, &poison.value);

@@ -3,7 +3,8 @@
 //!
 //! What a failed step wrote is forgotten. A step with an error policy of its own is tried again by it; a leaf stage
 //! without one by the pipeline's. A flow stage without one hands the failure of its steps on: they have been tried
-//! already.
+//! already. Where the pipeline has retry tiers, a failure that may pass sends the record there once its policy is used up;
+//! what was answered until then goes with it, and is not asked for again ([`crate::engine::answers`]).
 //!
 //! A pipeline that never waits is done at the first poll of [`process`], and allocates nothing but its outputs; only
 //! the recursion into flow stages is boxed.
@@ -16,13 +17,15 @@ use std::task::Poll;
 use chrono::{DateTime, Utc};
 use futures_util::stream::{self, StreamExt as _};
 
+use crate::engine::answers::{self, Answer, Answers};
 use crate::engine::backoff::Attempts;
+use crate::engine::comeback::Past;
 use crate::engine::verdict::Verdict;
 use crate::expr::scope::Scope;
 use crate::expr::{Value, values};
 use crate::fault::{Fault, FaultClass};
 use crate::ledger::Outcome;
-use crate::plan::flow::{Action, ForEach, Retry, Route, Step, Then};
+use crate::plan::flow::{Action, ErrorPolicy, ForEach, Retry, Route, Step, Then};
 use crate::plan::pipeline::Pipeline;
 use crate::record::InRecord;
 use crate::schema::error::SchemaError;
@@ -31,29 +34,49 @@ use crate::stages::Stage;
 use crate::stages::context::{Next, Origin, Outputs, StageCx};
 use crate::stages::services::Services;
 
-/// Takes `record` through `pipeline`, which takes it ([`Pipeline::takes`]). `now` is when this begins.
+/// Takes `record` through `pipeline`, which takes it ([`Pipeline::takes`]). `past` is what earlier runs left, `now` is
+/// when this one begins.
 pub async fn process(
     pipeline: &Pipeline,
     record: &InRecord,
+    past: &Past,
     services: &Services,
     now: DateTime<Utc>,
 ) -> Verdict {
     let begun = services.clock.elapsed();
-    let run = Run { origin: Origin { pipeline: &pipeline.name, record, now }, pipeline, services };
+    let run = Run { origin: Origin { pipeline: &pipeline.name, record, now }, past, pipeline, services };
     let (end, state) = run.whole().await;
-    let Outputs { records, facts } = state.outputs;
-    let (outcome, stage, fault, records, facts) = match end {
-        Ok(End::Through) => (Outcome::Succeeded, None, None, records, facts),
-        Ok(End::Filtered(stage)) => (Outcome::Filtered, Some(stage), None, records, facts),
-        Err(Failed { stage, fault }) => (Outcome::DeadLettered, stage, Some(fault), Vec::new(), Vec::new()),
-    };
+    let State { outputs: Outputs { records, facts }, attempts, answers, .. } = state;
     let duration = services.clock.elapsed().saturating_sub(begun);
-    Verdict { outcome, stage, fault, attempts: state.attempts, started_at: now, duration, records, facts }
+    let ended = |outcome, stage| Verdict {
+        outcome,
+        parked: None,
+        stage,
+        fault: None,
+        attempts,
+        answers,
+        started_at: now,
+        duration,
+        records,
+        facts,
+    };
+    match end {
+        Ok(End::Through) => ended(Outcome::Succeeded, None),
+        Ok(End::Filtered(stage)) => ended(Outcome::Filtered, Some(stage)),
+        Err(Failed { stage, fault, comes_back }) => Verdict {
+            parked: comes_back.then_some(past.tier + 1),
+            fault: Some(fault),
+            records: Vec::new(),
+            facts: Vec::new(),
+            ..ended(Outcome::DeadLettered, stage)
+        },
+    }
 }
 
 #[derive(Clone, Copy)]
 struct Run<'r> {
     origin: Origin<'r>,
+    past: &'r Past,
     pipeline: &'r Pipeline,
     services: &'r Services,
 }
@@ -63,6 +86,7 @@ struct State<'r> {
     scope: Scope<'r>,
     outputs: Outputs,
     attempts: u32,
+    answers: Answers,
     /// Numbers of the elements this is within, outermost first.
     elements: Vec<usize>,
 }
@@ -77,6 +101,8 @@ enum End {
 struct Failed {
     stage: Option<Arc<str>>,
     fault: Fault,
+    /// Whether the record waits in the next retry tier: its last policy says so, and there is one.
+    comes_back: bool,
 }
 
 type Ended<'a> = Pin<Box<dyn Future<Output = Result<End, Failed>> + Send + 'a>>;
@@ -100,6 +126,7 @@ impl<'r> Run<'r> {
             scope,
             outputs: Outputs::default(),
             attempts: attempts.made,
+            answers: Answers::default(),
             elements: Vec::new(),
         };
         match opened {
@@ -110,9 +137,17 @@ impl<'r> Run<'r> {
             }
             Err(fault) => {
                 let scope = Scope::new(self.origin.record, self.origin.now);
-                (Err(Failed { stage: None, fault }), state(scope))
+                let comes_back = self.has_next_tier(&self.pipeline.on_error, &fault);
+                (Err(Failed { stage: None, fault, comes_back }), state(scope))
             }
         }
+    }
+
+    /// Whether a record that failed so, under this policy, waits in a tier before the policy's end.
+    fn has_next_tier(&self, policy: &ErrorPolicy, fault: &Fault) -> bool {
+        let topic = &self.origin.record.topic;
+        let tiers = self.pipeline.companions_of(topic).map_or(0, |companions| companions.tiers.len());
+        policy.uses_tiers && fault.class.is_retryable() && self.past.tier < tiers
     }
 
     fn retry(&self) -> &'r Retry {
@@ -190,10 +225,11 @@ impl<'r> Run<'r> {
             }
             let wait = attempts.next(failed.fault.class, &policy.retry, rand::random());
             state.attempts = state.attempts.max(attempts.made);
+            let comes_back = self.has_next_tier(policy, &failed.fault);
             match (wait, policy.then) {
                 (Some(wait), _) => self.services.clock.sleep(wait).await,
-                (None, Then::Ignore) => return Ok(End::Through),
-                (None, Then::DeadLetter) => return Err(failed),
+                (None, Then::Ignore) if !comes_back => return Ok(End::Through),
+                (None, Then::Ignore | Then::DeadLetter) => return Err(Failed { comes_back, ..failed }),
             }
         }
     }
@@ -208,7 +244,42 @@ impl<'r> Run<'r> {
     }
 
     async fn stage(&self, step: &Step, stage: &Stage, state: &mut State<'r>) -> Result<End, Failed> {
-        let State { scope, outputs, attempts: _, elements } = state;
+        if stage.waits() {
+            return self.asking(step, stage, state).await;
+        }
+        self.applied(step, stage, state).await
+    }
+
+    /// A stage with outside effects: takes the answer of an earlier run, if there is one, and keeps it for later ones.
+    async fn asking(&self, step: &Step, stage: &Stage, state: &mut State<'r>) -> Result<End, Failed> {
+        let path = answers::path(&step.id, &state.elements);
+        let config_hash = &self.pipeline.config_hash;
+        let given = self.past.answers.get(&path, step.is_named, config_hash);
+        let end = match &given {
+            Some(Answer { next, value }) => {
+                if let Some(value) = value {
+                    state.scope.answer(&step.id, values::from_json(value.clone()));
+                }
+                match next {
+                    Next::Continue => End::Through,
+                    Next::Filtered => End::Filtered(Arc::clone(&step.id)),
+                }
+            }
+            None => self.applied(step, stage, state).await?,
+        };
+        let answer = given.unwrap_or_else(|| Answer {
+            next: if matches!(end, End::Through) { Next::Continue } else { Next::Filtered },
+            value: stage.answers().then(|| state.scope.answer_of(&step.id).map(values::to_json)).flatten(),
+        });
+        if state.answers.is_empty() {
+            state.answers = Answers::of(config_hash);
+        }
+        state.answers.add(path, &answer);
+        Ok(end)
+    }
+
+    async fn applied(&self, step: &Step, stage: &Stage, state: &mut State<'r>) -> Result<End, Failed> {
+        let State { scope, outputs, elements, .. } = state;
         let mut cx = StageCx {
             origin: self.origin,
             step: &step.id,
@@ -250,7 +321,8 @@ impl<'r> Run<'r> {
         let mut results = Vec::with_capacity(count);
         let mut attempts = state.attempts;
         {
-            let (scope, outer) = (&state.scope, &state.elements);
+            let State { scope, elements: outer, answers: kept, attempts: made, outputs: _ } = &mut *state;
+            let scope = &*scope;
             let runs = items.into_iter().enumerate().map(|(at, item)| {
                 let mut within = outer.clone();
                 within.push(at);
@@ -258,18 +330,20 @@ impl<'r> Run<'r> {
                     scope: scope.element(item),
                     outputs: Outputs::default(),
                     attempts: 1,
+                    answers: Answers::default(),
                     elements: within,
                 };
                 self.element(&for_each.steps, inner)
             });
             let mut runs = stream::iter(runs).buffered(for_each.concurrency.get());
-            while let Some((end, inner)) = runs.next().await {
+            while let Some((end, mut inner)) = runs.next().await {
                 attempts = attempts.max(inner.attempts);
+                kept.merge(std::mem::take(&mut inner.answers));
                 match end {
                     Ok(End::Through) => results.push((true, inner)),
                     Ok(End::Filtered(_)) => results.push((false, inner)),
                     Err(failed) => {
-                        state.attempts = attempts;
+                        *made = attempts;
                         return Err(failed);
                     }
                 }
@@ -301,7 +375,7 @@ impl<'r> Run<'r> {
 }
 
 fn failed(step: &Step, fault: Fault) -> Failed {
-    Failed { stage: Some(Arc::clone(&step.id)), fault }
+    Failed { stage: Some(Arc::clone(&step.id)), fault, comes_back: false }
 }
 
 /// The elements of a list.

@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 
 use crate::config::step;
 use crate::connectors::scripted::Script;
+use crate::engine::comeback::Past;
 use crate::engine::run;
 use crate::engine::verdict::Verdict;
 use crate::expr::types::Types;
@@ -68,6 +69,7 @@ fn compiled(steps: &str) -> (Pipeline, Lints) {
         is_cpu_only: !compile_flow::waits(&steps),
         steps,
         on_error: ErrorPolicy::default(),
+        companions: Vec::new(),
         dead_letter_topic: "p.dlq".into(),
         config_hash: "0".into(),
     };
@@ -99,7 +101,8 @@ fn now() -> DateTime<Utc> {
 /// Runs a record; a pipeline that only computes must be done at the first poll.
 fn ran(pipeline: &Pipeline, record: &InRecord) -> Verdict {
     let services = services();
-    let verdict = pin!(run::process(pipeline, record, &services, now()));
+    let past = Past::default();
+    let verdict = pin!(run::process(pipeline, record, &past, &services, now()));
     match verdict.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(verdict) => verdict,
         Poll::Pending => panic!("waits"),
@@ -284,7 +287,7 @@ fn steps_that_cannot_be_are_refused_with_a_place() {
     refused("- id: a\n  filter: .a == 1\n- id: a\n  filter: .a == 1", "duplicate-id", 3, "line 1");
     refused("- id: A b\n  filter: .a == 1", "bad-id", 1, "lower-case");
     refused("- emit: {topic: ord}", "undeclared-topic", 1, "`orders` is declared in topics/orders.yaml");
-    refused("- emit: {topic: out}\n  on_error: {tiers: [1m]}", "not-available", 2, "retry tiers");
+    refused("- emit: {topic: out}\n  on_error: {tiers: [1m]}", "misplaced-key", 2, "retry tiers");
     refused("- emit: {topic: out}\n  on_error: {retry: {attempts: 0}}", "out-of-range", 2, "1 to 50");
     refused("- emit: {topic: out}\n  on_error: {retry: {backoff: 2}}", "bad-unit", 2, "has a unit");
     refused("- validate: {schema: ../a.json}", "bad-schema", 1, "project");
@@ -315,7 +318,8 @@ fn what_is_left_out_of_a_policy_is_the_default() {
 fn a_run_can_be_sent_to_another_thread() {
     fn is_send<T: Send>(_: &T) {}
     let (pipeline, record, services) = (pipeline("- emit: {topic: out}"), record(None), services());
-    let verdict = run::process(&pipeline, &record, &services, now());
+    let past = Past::default();
+    let verdict = run::process(&pipeline, &record, &past, &services, now());
     is_send(&verdict);
     assert!(size_of_val(&verdict) < 4_096, "{} bytes", size_of_val(&verdict));
 }

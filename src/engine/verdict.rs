@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use crate::engine::answers::Answers;
 use crate::fault::Fault;
 use crate::ledger::{KpiFact, Outcome};
 use crate::record::OutRecord;
@@ -14,12 +15,16 @@ use crate::record::OutRecord;
 pub struct Verdict {
     /// How it ended.
     pub outcome: Outcome,
+    /// Retry tier in which it waits instead, from 1: it failed, but this is not its end yet.
+    pub parked: Option<usize>,
     /// Step at which it was filtered or failed.
     pub stage: Option<Arc<str>>,
     /// Why it failed; given with a dead letter.
     pub fault: Option<Fault>,
-    /// Attempts of the step that took most of them; 1 when nothing was retried.
+    /// Attempts of the step that took most of them in this run; 1 when nothing was retried.
     pub attempts: u32,
+    /// What has been answered on the way, also in earlier runs.
+    pub answers: Answers,
     /// When the first stage began.
     pub started_at: DateTime<Utc>,
     /// From then to the verdict.

@@ -130,6 +130,13 @@ impl<'r> Scope<'r> {
         }
     }
 
+    /// What a stage answered.
+    pub fn answer_of(&self, stage: &str) -> Option<&Value> {
+        let Value::Object(fields) = &self.metadata else { return None };
+        let Value::Object(stages) = fields.get("stages")? else { return None };
+        stages.get(stage)
+    }
+
     /// The value, decoded.
     ///
     /// # Errors

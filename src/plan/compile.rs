@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
@@ -16,7 +17,7 @@ use crate::plan::Plan;
 use crate::plan::checks::{self, Flow, Mentions, Wanted};
 use crate::plan::compile_flow;
 use crate::plan::declared::{self, Topics};
-use crate::plan::flow::ErrorPolicy;
+use crate::plan::flow::{ErrorPolicy, Step};
 use crate::plan::pipeline::{Delivery, Group, Ordering, Pipeline, TypePattern};
 use crate::plan::sources::PlannedSource;
 use crate::plan::topics::{self, TopicSpec};
@@ -199,8 +200,11 @@ impl<'a> Compiler<'a> {
         };
         let steps = compile_flow::compile_steps(&written.stages, &mut cx, lints);
         let default = ErrorPolicy::default();
+        let topics = inputs(written);
+        check_tiers(written, &steps, lints);
         Pipeline {
-            topics: written.input.topics.iter().map(|topic| topic.value.as_str().into()).collect(),
+            companions: topics::companions(&name, &topics, tiers(written)),
+            topics,
             types: written.input.types.iter().map(|kind| pattern(&kind.value)).collect(),
             ordering: match written.ordering {
                 config::pipeline::Ordering::Key => Ordering::Key,
@@ -290,14 +294,57 @@ impl<'a> Compiler<'a> {
     fn own_topics(&self) -> Vec<TopicSpec> {
         let mut specs: Vec<TopicSpec> = topics::ledger(self.namespace).into();
         for (name, thing) in &self.project.pipelines {
-            let inputs = thing.value.input.topics.iter();
-            let widest = inputs
-                .filter_map(|topic| self.topics.topics.get(&topic.value))
-                .map(|topic| topic.partitions)
-                .max();
-            specs.push(topics::dead_letter(name, widest.unwrap_or(NonZeroU32::MIN)));
+            specs.push(topics::dead_letter(name, self.widest_input(&thing.value)));
+            for companions in topics::companions(name, &inputs(&thing.value), tiers(&thing.value)) {
+                let partitions = self.partitions_of(&companions.input);
+                let own = companions.topics();
+                specs.extend(own.map(|own| topics::companion(own, &companions.input, partitions)));
+            }
         }
         specs
+    }
+
+    /// Partitions of a pipeline's widest input.
+    fn widest_input(&self, written: &config::pipeline::Pipeline) -> NonZeroU32 {
+        let inputs = written.input.topics.iter();
+        inputs.map(|topic| self.partitions_of(&topic.value)).max().unwrap_or(NonZeroU32::MIN)
+    }
+
+    /// Partitions of a topic that a pipeline reads: a declared one, or the dead letters of another pipeline.
+    fn partitions_of(&self, topic: &str) -> NonZeroU32 {
+        if let Some(declared) = self.topics.topics.get(topic) {
+            return declared.partitions;
+        }
+        let other = topic.strip_suffix(".dlq").and_then(|name| self.project.pipelines.get(name));
+        let declared = other.into_iter().flat_map(|thing| &thing.value.input.topics);
+        let declared = declared.filter_map(|topic| self.topics.topics.get(&topic.value));
+        declared.map(|topic| topic.partitions).max().unwrap_or(NonZeroU32::MIN)
+    }
+}
+
+fn inputs(written: &config::pipeline::Pipeline) -> Vec<Arc<str>> {
+    written.input.topics.iter().map(|topic| topic.value.as_str().into()).collect()
+}
+
+/// The pipeline's retry tiers.
+fn tiers(written: &config::pipeline::Pipeline) -> &[Duration] {
+    let tiers = written.on_error.as_ref().and_then(|policy| policy.tiers.as_ref());
+    tiers.map_or(&[], |tiers| &tiers.value)
+}
+
+/// Reports tiers that cannot do what they are for.
+fn check_tiers(written: &config::pipeline::Pipeline, steps: &[Step], lints: &mut Lints) {
+    let Some(tiers) = written.on_error.as_ref().and_then(|policy| policy.tiers.as_ref()) else { return };
+    if written.ordering == config::pipeline::Ordering::Partition {
+        let message = "a pipeline with `ordering: partition` cannot have retry tiers";
+        let help = "one waiting record would send all of its partition through the tiers: retry in place, or \
+                    choose `ordering: key`";
+        lints.error("tiers-ordering", &tiers.span, message, help);
+    }
+    // A stage that is broken may be one that waits.
+    if !compile_flow::waits(steps) && !lints.has_errors() {
+        let message = "no stage of this pipeline waits for anything that could be down";
+        lints.warning("tiers-unused", &tiers.span, message, "remove `tiers`: nothing here fails for a while");
     }
 }
 

@@ -21,9 +21,17 @@ pub fn compile_steps(steps: &[StepConfig], cx: &mut CompileCx<'_>, lints: &mut L
     Compiler { ids, counts: BTreeMap::new(), lints }.steps(steps, cx)
 }
 
+/// The policy of a step. What it says with `then` follows at once; only where it says nothing, the record goes through
+/// the pipeline's tiers first.
+fn compile_own_policy(written: &ErrorPolicyConfig) -> ErrorPolicy {
+    let policy = compile_policy(written, &ErrorPolicy::default());
+    ErrorPolicy { uses_tiers: written.then.is_none(), ..policy }
+}
+
 /// The policy that `written` means; what it leaves out is as in `default`.
 pub fn compile_policy(written: &ErrorPolicyConfig, default: &ErrorPolicy) -> ErrorPolicy {
-    let ErrorPolicyConfig { attempts, backoff, max, then } = *written;
+    let ErrorPolicyConfig { attempts, backoff, max, tiers: _, then } = written;
+    let (attempts, backoff, max, then) = (*attempts, *backoff, *max, *then);
     let backoff = backoff.unwrap_or(default.retry.backoff);
     ErrorPolicy {
         retry: Retry {
@@ -31,6 +39,7 @@ pub fn compile_policy(written: &ErrorPolicyConfig, default: &ErrorPolicy) -> Err
             backoff,
             max: max.unwrap_or(default.retry.max).max(backoff),
         },
+        uses_tiers: true,
         then: match then {
             Some(ThenConfig::DeadLetter) => Then::DeadLetter,
             Some(ThenConfig::Ignore) => Then::Ignore,
@@ -118,7 +127,8 @@ impl Compiler<'_> {
         Some(Step {
             place: format!("{}:{line}", written.span.file.path.display()).into(),
             action: action?,
-            on_error: written.on_error.as_ref().map(|policy| compile_policy(policy, &ErrorPolicy::default())),
+            on_error: written.on_error.as_ref().map(compile_own_policy),
+            is_named: written.id.is_some(),
             id,
         })
     }

@@ -70,6 +70,7 @@ fn spec(name: &str, topic: &TopicConfig, value: ValueFormat) -> TopicSpec {
         partitions: partitions.unwrap_or(NonZeroU32::MIN),
         settings,
         value,
+        mirrors: None,
     }
 }
 

@@ -12,6 +12,8 @@ use crate::stages::Stage;
 pub struct Step {
     /// The step's id: as written, else its kind and number (`filter-1`).
     pub id: Arc<str>,
+    /// Whether the id is written: then it is the same step still when others come or go around it.
+    pub is_named: bool,
     /// Where it stands: `pipelines/a.yaml:12`.
     pub place: Arc<str>,
     /// What it does.
@@ -80,6 +82,8 @@ pub struct ForEach {
 pub struct ErrorPolicy {
     /// Retries in place.
     pub retry: Retry,
+    /// Whether the record goes on to the pipeline's retry tiers when these are used up. `then` follows the last tier.
+    pub uses_tiers: bool,
     /// What follows when retries are used up, or at once for faults that retrying cannot mend.
     pub then: Then,
 }
@@ -113,6 +117,7 @@ impl Default for ErrorPolicy {
                 backoff: Duration::from_millis(500),
                 max: Duration::from_secs(5),
             },
+            uses_tiers: true,
             then: Then::DeadLetter,
         }
     }

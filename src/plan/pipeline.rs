@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::plan::flow::{self, ErrorPolicy, Step};
+use crate::plan::topics::Companions;
 use crate::stages::Stage;
 
 /// Delivery guarantee of a group, Kafka to Kafka.
@@ -59,6 +60,8 @@ pub struct Pipeline {
     pub steps: Vec<Step>,
     /// Policy for steps without one of their own.
     pub on_error: ErrorPolicy,
+    /// By which topics records come back to it: one for each of `topics`, in their order.
+    pub companions: Vec<Companions>,
     /// Where its dead letters go: `<name>.dlq`.
     pub dead_letter_topic: Arc<str>,
     /// Hash of the compiled text, first 12 hexadecimal digits of SHA-256.
@@ -71,6 +74,11 @@ impl Pipeline {
     /// Whether it cannot work without Postgres: a worker that runs it is started with one.
     pub fn needs_postgres(&self) -> bool {
         flow::any_stage(&self.steps, Stage::needs_postgres)
+    }
+
+    /// The companions of one of its topics.
+    pub fn companions_of(&self, input: &str) -> Option<&Companions> {
+        self.companions.iter().find(|companions| *companions.input == *input)
     }
 
     /// Whether this pipeline takes an event of `kind` from `topic`.

@@ -1,4 +1,4 @@
-//! Every topic that a project needs: declared ones, dead letters, and those of the ledger.
+//! Every topic that a project needs: declared ones, companions and dead letters of pipelines, and those of the ledger.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::ledger::Namespace;
 use crate::stages::context::ValueFormat;
+use crate::yaml::units;
 
 /// Partitions of the ledger's topics.
 const LEDGER_PARTITIONS: NonZeroU32 = NonZeroU32::new(12).expect("12 is not zero");
@@ -16,9 +17,11 @@ const EXECUTIONS_RETENTION: Duration = Duration::from_secs(14 * 86_400);
 const FACTS_RETENTION: Duration = Duration::from_secs(90 * 86_400);
 /// How long dead letters wait for somebody to look at them.
 const DEAD_LETTER_RETENTION: Duration = Duration::from_secs(30 * 86_400);
+/// How long records wait in a retry topic or for a replay: far beyond the longest tier, for a worker that is down.
+pub const COMPANION_RETENTION: Duration = Duration::from_secs(30 * 86_400);
 /// Room for a record of 1 MiB, the most that is taken in or written, and 64 KiB for what Kafka puts around it.
 pub const RECORD_ROOM_BYTES: u32 = (1 << 20) + (64 << 10);
-/// Room for a source record of Kafka's default limit of 1 MiB and the headers that a dead letter adds.
+/// Room for a source record of Kafka's default limit of 1 MiB and the headers that dead letters and companions add.
 const DEAD_LETTER_BYTES_MAX: u32 = 2 << 20;
 
 /// What a topic is for.
@@ -28,6 +31,8 @@ pub enum Role {
     Declared,
     /// Dead letters of a pipeline.
     DeadLetter,
+    /// Records of an input that come back to a pipeline.
+    Companion,
     /// Execution results.
     Executions,
     /// KPI facts.
@@ -49,6 +54,73 @@ pub struct TopicSpec {
     pub settings: BTreeMap<&'static str, String>,
     /// How values are written. The ledger's own topics have their schemas in the build and say `Bytes` here.
     pub value: ValueFormat,
+    /// The topic whose partitions it mirrors, number by number: it is never to have fewer.
+    pub mirrors: Option<Arc<str>>,
+}
+
+/// The topics by which the records of one input come back to a pipeline. None is subscribed to: who reads partition `p`
+/// of the input reads partition `p` of these.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Companions {
+    /// The input topic.
+    pub input: Arc<str>,
+    /// Retry tiers, the shortest first.
+    pub tiers: Vec<Tier>,
+    /// What `millrace dlq replay` writes to.
+    pub replay: Arc<str>,
+}
+
+/// One retry tier.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tier {
+    /// How long a record waits in it.
+    pub delay: Duration,
+    /// Its topic.
+    pub topic: Arc<str>,
+}
+
+impl Companions {
+    /// The topics, tiers first.
+    pub fn topics(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.tiers.iter().map(|tier| &tier.topic).chain([&self.replay])
+    }
+}
+
+/// The companions of each of a pipeline's inputs: `<pipeline>.retry.<tier>` and `<pipeline>.replay`; where there are
+/// several inputs, `<pipeline>.<input>.retry.<tier>` and so on.
+pub fn companions(pipeline: &str, inputs: &[Arc<str>], tiers: &[Duration]) -> Vec<Companions> {
+    let of = |input: &Arc<str>| {
+        let stem = match inputs.len() {
+            1 => pipeline.to_owned(),
+            _ => format!("{pipeline}.{input}"),
+        };
+        let tier = |delay: &Duration| Tier {
+            delay: *delay,
+            topic: format!("{stem}.retry.{}", units::duration_text(*delay)).into(),
+        };
+        Companions {
+            input: Arc::clone(input),
+            tiers: tiers.iter().map(tier).collect(),
+            replay: format!("{stem}.replay").into(),
+        }
+    };
+    inputs.iter().map(of).collect()
+}
+
+/// A companion of `input`, which is declared with so many `partitions`.
+pub fn companion(name: &Arc<str>, input: &Arc<str>, partitions: NonZeroU32) -> TopicSpec {
+    let mut settings = deleted_after(COMPANION_RETENTION);
+    settings.insert("max.message.bytes", DEAD_LETTER_BYTES_MAX.to_string());
+    // By the record's own time, an old event would be deleted as soon as it is parked.
+    settings.insert("message.timestamp.type", String::from("LogAppendTime"));
+    TopicSpec {
+        name: Arc::clone(name),
+        role: Role::Companion,
+        partitions,
+        settings,
+        value: ValueFormat::Bytes,
+        mirrors: Some(Arc::clone(input)),
+    }
 }
 
 /// The dead-letter topic of `pipeline`: `<pipeline>.dlq`.
@@ -66,6 +138,7 @@ pub fn dead_letter(pipeline: &str, partitions: NonZeroU32) -> TopicSpec {
         partitions,
         settings,
         value: ValueFormat::Bytes,
+        mirrors: None,
     }
 }
 
@@ -77,6 +150,7 @@ pub fn ledger(namespace: &Namespace) -> [TopicSpec; 3] {
         partitions: LEDGER_PARTITIONS,
         settings,
         value: ValueFormat::Bytes,
+        mirrors: None,
     };
     let compacted = BTreeMap::from([("cleanup.policy", String::from("compact"))]);
     [

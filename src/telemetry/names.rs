@@ -54,6 +54,7 @@ metrics! {
     EXECUTION_DURATION = Histogram "millrace_execution_duration_seconds" ["pipeline"] "from the first stage's begin to the verdict";
     DEAD_LETTERS = Counter "millrace_dead_letters_total" ["pipeline", "class"] "records written to a dead-letter topic, by class of the fault";
     RETRIES = Counter "millrace_retries_total" ["pipeline"] "attempts after the first";
+    PARKED = Counter "millrace_parked_total" ["pipeline", "why"] "records sent to a retry topic: `failed`, or `behind` an earlier record of their key";
     STALE_COMPLETIONS = Counter "millrace_stale_completions_total" ["group"] "work finished after its partition was given away; not sent";
     TRANSACTIONS = Counter "millrace_transactions_total" ["group", "outcome"] "Kafka transactions committed or aborted";
     TRANSACTION_DURATION = Histogram "millrace_transaction_duration_seconds" ["group"] "from begin to the end of commit";

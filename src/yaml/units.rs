@@ -33,6 +33,15 @@ pub fn duration(text: &str) -> Option<Duration> {
     number.checked_mul(factor_ms).filter(|ms| *ms <= i64::MAX as u64 / 1_000_000).map(Duration::from_millis)
 }
 
+/// The shortest text that [`duration`] reads as `duration`: `10m`, not `600s`. Parts of a millisecond are left out.
+pub fn duration_text(duration: Duration) -> String {
+    let ms = duration.as_millis();
+    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+    let whole = units.into_iter().find(|(factor, _)| ms >= *factor && ms.is_multiple_of(*factor));
+    let (factor, unit) = whole.unwrap_or((1, "ms"));
+    format!("{}{unit}", ms / factor)
+}
+
 /// Reads `512B`, `64KiB`, `1MiB`, `1GiB`, in bytes.
 pub fn size(text: &str) -> Option<u64> {
     let (number, unit) = split(text)?;

@@ -74,15 +74,19 @@ fn every_topic_that_is_needed_is_in_the_plan() {
     let (plan, _) = check(&[
         ("topics/in.yaml", "partitions: 24\n"),
         ("topics/out.yaml", TOPIC),
-        ("pipelines/a.yaml", &pipeline("input: {topics: [in]}")),
+        ("pipelines/a.yaml", &pipeline("input: {topics: [in]}\non_error: {tiers: [90s, 600s]}")),
     ])
     .expect("no errors");
+    assert_eq!(plan.topic("a.replay").and_then(|topic| topic.mirrors.as_deref()), Some("in"));
     let topics: Vec<_> =
         plan.topics.iter().map(|topic| (&*topic.name, topic.role, topic.partitions.get())).collect();
     assert_eq!(
         topics,
         [
             ("a.dlq", Role::DeadLetter, 24),
+            ("a.replay", Role::Companion, 24),
+            ("a.retry.10m", Role::Companion, 24),
+            ("a.retry.90s", Role::Companion, 24),
             ("in", Role::Declared, 24),
             ("ns.executions", Role::Executions, 12),
             ("ns.kpi-facts", Role::KpiFacts, 12),
@@ -94,6 +98,30 @@ fn every_topic_that_is_needed_is_in_the_plan() {
         |topic: &str, name: &str| plan.topic(topic).and_then(|spec| spec.settings.get(name).cloned());
     assert_eq!(setting("out", "retention.ms").as_deref(), Some("604800000"));
     assert_eq!(setting("ns.kpis", "cleanup.policy").as_deref(), Some("compact"));
+}
+
+#[test]
+fn each_input_has_companions_of_its_own() {
+    let (plan, warnings) = check(&[
+        ("topics/in.yaml", TOPIC),
+        ("topics/more.yaml", "partitions: 24\n"),
+        ("topics/out.yaml", TOPIC),
+        ("pipelines/a.yaml", &pipeline("input: {topics: [in, more]}\non_error: {tiers: [1m]}")),
+    ])
+    .expect("no errors");
+    assert_eq!(
+        warnings,
+        [
+            "tiers-unused pipelines/a.yaml:2:19: no stage of this pipeline waits for anything that could be down"
+        ]
+    );
+    let of = |input: &str| {
+        let companions = plan.pipelines[0].companions_of(input).expect("an input");
+        let topics: Vec<_> = companions.topics().map(|name| plan.topic(name).expect("in the plan")).collect();
+        topics.into_iter().map(|topic| (&*topic.name, topic.partitions.get())).collect::<Vec<_>>()
+    };
+    assert_eq!(of("in"), [("a.in.retry.1m", 6), ("a.in.replay", 6)]);
+    assert_eq!(of("more"), [("a.more.retry.1m", 24), ("a.more.replay", 24)]);
 }
 
 #[test]
