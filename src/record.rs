@@ -72,6 +72,15 @@ fn size_bytes(key: Option<&Bytes>, value: Option<&Bytes>, headers: &[Header]) ->
     key.map_or(0, Bytes::len) + value.map_or(0, Bytes::len) + headers
 }
 
+/// Memory that a record takes up beside its bytes: its struct, its place in queues and tables.
+const RECORD_OVERHEAD_BYTES: usize = 320;
+/// The same of one header.
+const HEADER_OVERHEAD_BYTES: usize = 64;
+
+fn memory_bytes(size_bytes: usize, headers: &[Header]) -> usize {
+    size_bytes + RECORD_OVERHEAD_BYTES + HEADER_OVERHEAD_BYTES * headers.len()
+}
+
 /// A record as it was read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct InRecord {
@@ -95,6 +104,11 @@ impl InRecord {
     /// Bytes this record holds in memory: key, value and headers, without the struct itself.
     pub fn size_bytes(&self) -> usize {
         size_bytes(self.key.as_ref(), self.value.as_ref(), &self.headers)
+    }
+
+    /// Memory that this record takes up while it is worked on, the struct included.
+    pub fn memory_bytes(&self) -> usize {
+        memory_bytes(self.size_bytes(), &self.headers)
     }
 
     /// Text of the last header called `name`, when it is UTF-8.
@@ -124,5 +138,10 @@ impl OutRecord {
     /// Bytes of key, value and headers, to be held against `message.max.bytes`.
     pub fn size_bytes(&self) -> usize {
         size_bytes(self.key.as_ref(), self.value.as_ref(), &self.headers)
+    }
+
+    /// Memory that this record takes up until it is sent, the struct included.
+    pub fn memory_bytes(&self) -> usize {
+        memory_bytes(self.size_bytes(), &self.headers)
     }
 }

@@ -98,6 +98,12 @@ fn settings(group: &Group, servers: &Servers, producer: ProducerSettings) -> Wor
     let mut settings = WorkerSettings::new(consumer, sender);
     settings.is_cpu_only = group.pipelines.iter().all(|pipeline| pipeline.is_cpu_only);
     settings.ordering = strictest(&group.pipelines);
+    let concurrency = group.pipelines.iter().map(|pipeline| pipeline.concurrency.get()).max();
+    settings.running_max = concurrency.unwrap_or(settings.running_max);
+    // Room for all of them in one partition, and for as many done behind a slow one.
+    let limits = &mut settings.limits;
+    limits.partition_records_max = limits.partition_records_max.max(2 * settings.running_max);
+    limits.is_text_bounded = !settings.is_cpu_only && matches!(settings.sender, SenderSettings::Plain(_));
     settings
 }
 

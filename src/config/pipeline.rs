@@ -1,11 +1,15 @@
 //! A pipeline's file.
 
+use std::num::NonZeroUsize;
+
 use crate::config::step::{self, ErrorPolicyConfig, StepConfig};
 use crate::config::test_case::{self, TestCase};
 use crate::yaml::fields::{self, Fields};
 use crate::yaml::lint::{Lints, Spanned};
 use crate::yaml::node::Node;
 
+/// Most records at work at the same time.
+const CONCURRENCY_MAX: i64 = 10_000;
 /// Most topics of one pipeline, and most event types.
 const LIST_MAX: usize = 100;
 
@@ -18,6 +22,8 @@ pub struct Pipeline {
     pub input: Input,
     /// What stays in order.
     pub ordering: Ordering,
+    /// Records at work at the same time, where it is written.
+    pub concurrency: Option<Spanned<NonZeroUsize>>,
     /// Delivery guarantee, where it is written.
     pub delivery: Option<Spanned<Delivery>>,
     /// Consumer group, where it is written.
@@ -82,6 +88,7 @@ impl Pipeline {
                 [("key", Ordering::Key), ("partition", Ordering::Partition), ("none", Ordering::None)];
             fields::choice(node, &words, lints)
         });
+        let concurrency = fields.optional("concurrency").and_then(|node| concurrency(node, lints));
         let delivery = fields.optional("delivery").and_then(|node| delivery(node, lints));
         let group = fields.optional("group").and_then(|node| group(node, lints));
         let stages = fields.required("stages", lints).and_then(|node| step::decode_steps(node, lints));
@@ -93,6 +100,7 @@ impl Pipeline {
             description: description.map(|text| text.value),
             input: input.unwrap_or_default(),
             ordering: ordering.unwrap_or_default(),
+            concurrency,
             delivery,
             group,
             stages: stages?,
@@ -142,6 +150,12 @@ fn names(node: &Node, what: &str, lints: &mut Lints) -> Option<Vec<Spanned<Strin
         }
     }
     Some(names)
+}
+
+fn concurrency(node: &Node, lints: &mut Lints) -> Option<Spanned<NonZeroUsize>> {
+    let count = fields::integer(node, 1..=CONCURRENCY_MAX, lints)?;
+    let value = usize::try_from(count).ok().and_then(NonZeroUsize::new)?;
+    Some(Spanned { value, span: node.span.clone() })
 }
 
 fn delivery(node: &Node, lints: &mut Lints) -> Option<Spanned<Delivery>> {

@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::engine::tracker::{Completion, Ticket, Tracker};
+use crate::engine::completed::{Completed, TEXT_BYTES_HIGH};
+use crate::engine::tracker::{Admission, Completion, Ticket, Tracker};
 use crate::position::{Epoch, NextOffset, Partition};
 use crate::record::{InRecord, OutRecord};
 
@@ -19,12 +20,19 @@ pub struct Limits {
     pub partition_records_max: usize,
     /// Bytes of all partitions' records.
     pub group_bytes_max: usize,
+    /// Whether what is done beyond the committed offset must fit beside it ([`crate::engine::completed`]).
+    pub is_text_bounded: bool,
 }
 
 impl Default for Limits {
     /// 16 MiB and 20,000 records a partition, 64 MiB in all.
     fn default() -> Self {
-        Self { partition_bytes_max: 16 << 20, partition_records_max: 20_000, group_bytes_max: 64 << 20 }
+        Self {
+            partition_bytes_max: 16 << 20,
+            partition_records_max: 20_000,
+            group_bytes_max: 64 << 20,
+            is_text_bounded: false,
+        }
     }
 }
 
@@ -81,9 +89,15 @@ impl Assignment {
         self.held.iter().filter(|held| held.tracker.is_some()).map(|held| held.partition.clone()).collect()
     }
 
-    /// A partition was assigned, or is read again from `committed`.
-    pub fn begin(&mut self, partition: &Partition, epoch: Epoch, committed: Option<NextOffset>) {
-        let tracker = Some(Tracker::new(epoch, committed));
+    /// A partition was assigned, or is read again from `committed`, beyond which `completed` is done.
+    pub fn begin(
+        &mut self,
+        partition: &Partition,
+        epoch: Epoch,
+        committed: Option<NextOffset>,
+        completed: Completed,
+    ) {
+        let tracker = Some(Tracker::new(epoch, committed, completed));
         if let Some(index) = self.index_of(partition) {
             let held = &mut self.held[index];
             *held = Held { partition: partition.clone(), tracker, is_draining: false, is_paused: false };
@@ -109,7 +123,7 @@ impl Assignment {
     }
 
     /// Takes note of a record. `None` when it is not to be worked on: its partition is not ours, is being given away,
-    /// or it was read before.
+    /// or it was read or done before.
     pub fn admit(&mut self, record: &InRecord, now: Instant) -> Option<Ticket> {
         let index = self.find(&record.topic, record.partition)?;
         let held = &mut self.held[index];
@@ -118,7 +132,10 @@ impl Assignment {
         }
         let tracker = held.tracker.as_mut()?;
         let (epoch, offset) = (tracker.epoch(), record.offset);
-        tracker.admit(offset, record.size_bytes(), now).then_some(Ticket { partition: index, epoch, offset })
+        match tracker.admit(offset, record.memory_bytes(), now) {
+            Admission::Work => Some(Ticket { partition: index, epoch, offset }),
+            Admission::Done | Admission::Repeated => None,
+        }
     }
 
     /// Records of one partition come in runs.
@@ -139,6 +156,25 @@ impl Assignment {
             Some(tracker) => tracker.complete(ticket.epoch, ticket.offset, outputs),
             None => Completion::Stale,
         }
+    }
+
+    /// A record is done, and everything it led to is safe.
+    pub fn acknowledge(&mut self, ticket: Ticket) -> Completion {
+        match &mut self.held[ticket.partition].tracker {
+            Some(tracker) => tracker.acknowledge(ticket.epoch, ticket.offset),
+            None => Completion::Stale,
+        }
+    }
+
+    /// Whether a commit of the partition at `index` has something to tell beside the offset.
+    pub fn has_note(&self, index: usize) -> bool {
+        self.held[index].tracker.as_ref().is_some_and(Tracker::has_completed)
+    }
+
+    /// What goes beside a commit of `next` for the partition at `index`; mostly empty.
+    pub fn note(&self, index: usize, next: NextOffset) -> String {
+        let tracker = self.held[index].tracker.as_ref().filter(|tracker| tracker.has_completed());
+        tracker.map_or_else(String::new, |tracker| tracker.completed().encode(next))
     }
 
     /// Releases up to `records_max` finished records, each partition's contiguous prefix; a large one does not always
@@ -210,7 +246,8 @@ impl Assignment {
             let wanted = is_over
                 || held.is_draining
                 || tracker.bytes() > limits.partition_bytes_max / divisor
-                || tracker.in_flight() > limits.partition_records_max / divisor;
+                || tracker.in_flight() > limits.partition_records_max / divisor
+                || (limits.is_text_bounded && tracker.completed_bytes_bound() > TEXT_BYTES_HIGH / divisor);
             if wanted != held.is_paused {
                 held.is_paused = wanted;
                 let list = if wanted { &mut pauses.pause } else { &mut pauses.resume };
@@ -253,20 +290,25 @@ mod tests {
     fn held(partitions: i32) -> Assignment {
         let mut assignment = Assignment::default();
         for number in 0..partitions {
-            assignment.begin(&Partition::new("in", number), Epoch(1), None);
+            assignment.begin(&Partition::new("in", number), Epoch(1), None, Completed::default());
         }
         assignment
     }
 
-    const LIMITS: Limits =
-        Limits { partition_bytes_max: 100, partition_records_max: 10, group_bytes_max: 250 };
+    /// In memory a record of these tests takes up its value and 320 bytes.
+    const LIMITS: Limits = Limits {
+        partition_bytes_max: 1_000,
+        partition_records_max: 10,
+        group_bytes_max: 2_500,
+        is_text_bounded: false,
+    };
 
     #[test]
     fn pauses_at_the_limit_and_goes_on_below_half() {
         let mut assignment = held(2);
         let first = Partition::new("in", 0);
         let tickets: Vec<Ticket> = (0..3)
-            .map(|offset| assignment.admit(&record(0, offset, 40), Instant::now()).expect("admitted"))
+            .map(|offset| assignment.admit(&record(0, offset, 80), Instant::now()).expect("admitted"))
             .collect();
         let pauses = assignment.pauses(&LIMITS, false);
         assert_eq!(pauses, Pauses { pause: vec![first.clone()], resume: vec![] });
@@ -277,7 +319,7 @@ mod tests {
             assignment.settle(&released);
             assignment.pauses(&LIMITS, false)
         };
-        assert_eq!(settle(tickets[0]), Pauses::default(), "80 bytes are more than half");
+        assert_eq!(settle(tickets[0]), Pauses::default(), "800 bytes are more than half");
         assert_eq!(settle(tickets[1]), Pauses { pause: vec![], resume: vec![first] });
     }
 
@@ -286,7 +328,7 @@ mod tests {
         let mut assignment = held(3);
         for partition in 0..3 {
             for offset in 0..2 {
-                assignment.admit(&record(partition, offset, 45), Instant::now());
+                assignment.admit(&record(partition, offset, 110), Instant::now());
             }
         }
         assert_eq!(assignment.pauses(&LIMITS, false).pause.len(), 3);
@@ -300,7 +342,7 @@ mod tests {
         assert_eq!(assignment.admit(&record(0, 6, 1), Instant::now()), None);
         assignment.end(index);
         assert_eq!(assignment.complete(ticket, vec![]), Completion::Stale);
-        assignment.begin(&Partition::new("in", 0), Epoch(2), Some(NextOffset(5)));
+        assignment.begin(&Partition::new("in", 0), Epoch(2), Some(NextOffset(5)), Completed::default());
         assert_eq!(assignment.complete(ticket, vec![]), Completion::Stale, "of an earlier assignment");
         assert!(assignment.admit(&record(0, 5, 1), Instant::now()).is_some());
     }

@@ -2,10 +2,13 @@
 
 pub mod worker;
 
+mod at_least_once;
 mod rebalance;
 pub mod settings;
 
 pub mod assignment;
+pub mod budget;
+pub mod completed;
 pub mod lanes;
 pub mod sender;
 pub mod status;

@@ -27,6 +27,7 @@ fn pipeline() -> Pipeline {
         companions: Vec::new(),
         dead_letter_topic: Arc::from("payments.dlq"),
         config_hash: Arc::from("0123456789ab"),
+        concurrency: crate::plan::pipeline::CONCURRENCY,
         is_cpu_only: true,
     }
 }

@@ -10,11 +10,13 @@
 
 use std::time::{Duration, Instant};
 
+use crate::engine::completed::Completed;
 use crate::engine::sender::SenderSettings;
 use crate::engine::settings::WorkerError;
 use crate::engine::worker::{Handed, Worker};
 use crate::failpoint::{Rule, keeps};
 use crate::kafka::consumer::{CommitMode, ConsumerError, From, Intent};
+use crate::kafka::offsets::Commit;
 use crate::kafka::txn::TxnError;
 use crate::position::{NextOffset, Partition};
 
@@ -60,16 +62,15 @@ impl Worker {
     fn rewind(&mut self) -> Result<(), ConsumerError> {
         self.epoch = self.epoch.next();
         let partitions = self.assignment.assigned();
-        let from = self.consumer.resolve(&partitions)?;
+        let resolved = self.consumer.resolve(&partitions)?;
+        let from: Vec<_> = resolved.iter().map(|(partition, from, _)| (partition.clone(), *from)).collect();
         let paused = self.assignment.paused();
         if !paused.is_empty() {
             self.consumer.resume(&paused)?;
         }
         self.assignment.unpause();
         self.consumer.seek(&from)?;
-        for (partition, from) in from {
-            self.assignment.begin(&partition, self.epoch, committed(from));
-        }
+        self.begin(resolved);
         // Partitions on their way out have nothing left to finish.
         for intent in &self.intents {
             if let Intent::Revoke(partitions) = intent {
@@ -107,21 +108,38 @@ impl Worker {
             return Ok(false);
         }
         let group = self.settings.consumer.group.as_str();
-        let from = match self.consumer.resolve(partitions) {
-            Ok(from) => from,
+        let resolved = match self.consumer.resolve(partitions) {
+            Ok(resolved) => resolved,
             Err(error) => {
                 tracing::warn!(group, error = &error as &dyn std::error::Error, "cannot take partitions yet");
                 self.intent_at = Some(Instant::now() + RETRY_PAUSE);
                 return Ok(false);
             }
         };
+        let from: Vec<_> = resolved.iter().map(|(partition, from, _)| (partition.clone(), *from)).collect();
         tracing::info!(group, partitions = ?from, "assigned");
         self.epoch = self.epoch.next();
-        for (partition, from) in &from {
-            self.assignment.begin(partition, self.epoch, committed(*from));
-        }
+        self.begin(resolved);
         self.consumer.assign(&from)?;
         Ok(true)
+    }
+
+    /// New trackers, which know what an earlier owner left done behind a slow record.
+    fn begin(&mut self, resolved: Vec<(Partition, From, String)>) {
+        for (partition, from, note) in resolved {
+            let next = committed(from);
+            let completed = match next.map(|next| Completed::decode(next, &note)) {
+                Some(Ok(completed)) => completed,
+                Some(Err(error)) => {
+                    let group = self.settings.consumer.group.as_str();
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(group, %partition, error, "the text beside the committed offset is ignored");
+                    Completed::default()
+                }
+                None => Completed::default(),
+            };
+            self.assignment.begin(&partition, self.epoch, next, completed);
+        }
     }
 
     /// Lets work end and commits it, for a while; then gives the partitions away.
@@ -154,31 +172,15 @@ impl Worker {
         is_plain_open || indices.iter().any(is_open)
     }
 
-    /// At least once: makes sure that the last commits have arrived.
-    pub(super) fn commit_now(&mut self, indices: &[usize]) {
-        let committed = |index: &usize| {
-            let held = self.assignment.get(*index);
-            Some((held.partition.clone(), held.tracker.as_ref()?.committed()?))
-        };
-        let offsets: Vec<_> = indices.iter().filter_map(committed).collect();
-        if offsets.is_empty() {
-            return;
-        }
-        if let Err(error) = self.consumer.commit(&offsets, CommitMode::Sync) {
-            let group = self.settings.consumer.group.as_str();
-            tracing::warn!(group, error = &error as &dyn std::error::Error, "some records will be repeated");
-        }
-    }
-
     /// What a test commits in place of what is finished: all that was read.
     fn commit_read(&self, indices: &[usize]) -> Result<(), WorkerError> {
         let read = |index: &usize| {
             let held = self.assignment.get(*index);
-            Some((held.partition.clone(), held.tracker.as_ref()?.read()?))
+            Some(Commit::at(held.partition.clone(), held.tracker.as_ref()?.read()?))
         };
-        let offsets: Vec<_> = indices.iter().filter_map(read).collect();
-        if !offsets.is_empty() {
-            self.consumer.commit(&offsets, CommitMode::Sync)?;
+        let commits: Vec<_> = indices.iter().filter_map(read).collect();
+        if !commits.is_empty() {
+            self.consumer.commit(&commits, CommitMode::Sync)?;
         }
         Ok(())
     }

@@ -66,6 +66,7 @@ fn compiled(steps: &str) -> (Pipeline, Lints) {
         topics: vec!["in".into()],
         types: Vec::new(),
         ordering: Ordering::Key,
+        concurrency: crate::plan::pipeline::CONCURRENCY,
         is_cpu_only: !compile_flow::waits(&steps),
         steps,
         on_error: ErrorPolicy::default(),

@@ -28,6 +28,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
 use crate::engine::assignment::{Assignment, Released};
+use crate::engine::at_least_once::Progress;
 use crate::engine::sender::{Order, Outcome, Sender, SenderSettings};
 use crate::engine::settings::{Process, Processing, Stop, WorkerError, WorkerSettings};
 use crate::engine::status::{self, GroupStatus};
@@ -35,8 +36,9 @@ use crate::engine::tasks::Tasks;
 use crate::engine::tracker::{Completion, Ticket};
 use crate::failpoint::{Rule, keeps};
 use crate::kafka::consumer::{CommitMode, GroupConsumer, Intent};
+use crate::kafka::offsets::Commit;
 use crate::kafka::txn::Batch;
-use crate::position::{Epoch, NextOffset, Partition};
+use crate::position::Epoch;
 use crate::record::OutRecord;
 use crate::telemetry::{self, Histogram, names};
 
@@ -110,6 +112,8 @@ pub(super) struct Worker {
     pub(super) handed: Option<Handed>,
     /// At least once: what is done and not yet handed over.
     pub(super) outbox: Vec<(Ticket, Vec<OutRecord>)>,
+    /// At least once: what is to be committed.
+    pub(super) progress: Progress,
     pub(super) ready_since: Option<Instant>,
     pub(super) was_short: bool,
     pub(super) intents: VecDeque<Intent>,
@@ -147,6 +151,7 @@ impl Worker {
             epoch: Epoch::default(),
             handed: None,
             outbox: Vec::new(),
+            progress: Progress::default(),
             ready_since: None,
             was_short: true,
             intents: VecDeque::new(),
@@ -182,6 +187,7 @@ impl Worker {
             self.rewind_if_due();
             self.begin_waiting_work();
             self.hand_over()?;
+            self.commit_progress()?;
             if self.stop.now.is_cancelled() || self.is_stopped()? {
                 return Ok(());
             }
@@ -259,7 +265,10 @@ impl Worker {
 
     /// Records that are done and not handed over.
     fn ready(&self) -> usize {
-        self.assignment.ready() + self.outbox.len()
+        match self.settings.sender {
+            SenderSettings::Transactions(..) => self.assignment.ready(),
+            SenderSettings::Plain(_) => self.outbox.len(),
+        }
     }
 
     /// Whether so much waits for the sender that nothing more is read until it is free. Pausing would throw away what
@@ -320,9 +329,12 @@ impl Worker {
         Ok(())
     }
 
-    fn offsets(&self, released: &[Released]) -> Vec<(Partition, NextOffset)> {
-        let place = |released: &Released| self.assignment.get(released.index).partition.clone();
-        released.iter().map(|released| (place(released), released.next)).collect()
+    fn offsets(&self, released: &[Released]) -> Vec<Commit> {
+        let commit = |Released { index, epoch: _, next }: &Released| {
+            let partition = self.assignment.get(*index).partition.clone();
+            self.consumer.commit_of(partition, *next, self.assignment.note(*index, *next))
+        };
+        released.iter().map(commit).collect()
     }
 
     fn take_outcome(&mut self) -> Result<(), WorkerError> {
@@ -342,7 +354,7 @@ impl Worker {
                 self.aborts_in_row = 0;
                 match handed {
                     Some(Handed::Transaction(released)) => self.assignment.settle(&released),
-                    Some(Handed::Plain(tickets)) => self.acknowledge(tickets)?,
+                    Some(Handed::Plain(tickets)) => self.acknowledge(tickets),
                     // A rewind has thrown it away meanwhile.
                     None => {}
                 }
@@ -356,22 +368,6 @@ impl Worker {
                 Err(WorkerError::Transaction { group: self.settings.consumer.group.clone(), source })
             }
         }
-    }
-
-    /// At least once: outputs are safe, their offsets may be committed.
-    fn acknowledge(&mut self, tickets: Vec<Ticket>) -> Result<(), WorkerError> {
-        for ticket in tickets {
-            match self.assignment.complete(ticket, Vec::new()) {
-                Completion::Kept => self.status.counts.completed += 1,
-                Completion::Stale => self.status.counts.stale += 1,
-            }
-        }
-        let released = self.assignment.take_prefixes(usize::MAX, &mut Vec::new());
-        if !released.is_empty() {
-            self.consumer.commit(&self.offsets(&released), CommitMode::Async)?;
-            self.assignment.settle(&released);
-        }
-        Ok(())
     }
 
     // ---------------------------------------------------------------------------------------------- limits and the end
@@ -414,7 +410,7 @@ impl Worker {
 
     fn watch(&mut self) -> Result<(), WorkerError> {
         if let Some(error) = self.consumer.take_commit_failure() {
-            // The next commit carries all of it; on revoke and at the end it is made sure.
+            self.commit_again();
             tracing::warn!(group = self.settings.consumer.group, %error, "offset commit failed");
         }
         if self.reported_at.elapsed() < STATUS_INTERVAL {

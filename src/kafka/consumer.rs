@@ -5,13 +5,11 @@
 //! or [`GroupConsumer::unassign`], for which librdkafka waits. While the consumer closes there is nobody to do so,
 //! and the callback does it itself.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use rdkafka::ClientContext;
-use rdkafka::bindings::rd_kafka_resp_err_t as ResponseCode;
-use rdkafka::consumer::{self, BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::consumer::{self, BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -19,12 +17,16 @@ use crate::failpoint::{Rule, keeps};
 use crate::kafka::arena::Arena;
 use crate::kafka::fetched::{FetchQueue, Fetched};
 use crate::kafka::native::{self, Membership};
+use crate::kafka::notes::{Notes, add_assignment, list_of, locked, partitions_of, remove_assignment};
+use crate::kafka::offsets::{self, Commit, Committed, Epochs};
 use crate::kafka::settings::{ConsumerSettings, Start};
 use crate::position::{NextOffset, Partition};
 use crate::record::InRecord;
 
 /// How long the questions to the broker may take that stop the poll thread.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// A commit that is not answered for so long is taken for lost.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(15);
 
 /// What the group wants of this member. Its coordinator waits until the engine has followed.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -76,81 +78,6 @@ pub enum ConsumerError {
     },
 }
 
-/// Notes what happens in callbacks.
-struct Notes {
-    intents: Mutex<Vec<Intent>>,
-    commit_failure: Mutex<Option<KafkaError>>,
-    is_closing: AtomicBool,
-}
-
-impl ClientContext for Notes {}
-
-impl ConsumerContext for Notes {
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, code: ResponseCode, list: &mut TopicPartitionList) {
-        let is_assign = code == ResponseCode::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
-        if self.is_closing.load(Ordering::Acquire) {
-            let result =
-                if is_assign { add_assignment(consumer, list) } else { remove_assignment(consumer, list) };
-            if let Err(error) = result {
-                tracing::warn!(%error, "could not follow a rebalance while closing");
-            }
-            return;
-        }
-        let partitions = partitions_of(list);
-        let intent = if is_assign {
-            Intent::Assign(partitions)
-        } else if consumer.assignment_lost() {
-            Intent::Lost(partitions)
-        } else {
-            Intent::Revoke(partitions)
-        };
-        locked(&self.intents).push(intent);
-    }
-
-    fn commit_callback(&self, result: Result<(), KafkaError>, _offsets: &TopicPartitionList) {
-        if let Err(error) = result {
-            *locked(&self.commit_failure) = Some(error);
-        }
-    }
-}
-
-/// A mutex that only one thread ever takes cannot be left in a broken state by another.
-fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn partitions_of(list: &TopicPartitionList) -> Vec<Partition> {
-    list.elements().iter().map(|element| Partition::new(element.topic(), element.partition())).collect()
-}
-
-fn list_of<'a>(partitions: impl IntoIterator<Item = &'a Partition>) -> TopicPartitionList {
-    let mut list = TopicPartitionList::new();
-    for partition in partitions {
-        list.add_partition(&partition.topic, partition.number);
-    }
-    list
-}
-
-fn add_assignment<C: ConsumerContext>(
-    consumer: &BaseConsumer<C>,
-    list: &TopicPartitionList,
-) -> Result<(), KafkaError> {
-    match consumer.rebalance_protocol() {
-        RebalanceProtocol::Cooperative => consumer.incremental_assign(list),
-        RebalanceProtocol::None | RebalanceProtocol::Eager => consumer.assign(list),
-    }
-}
-
-fn remove_assignment<C: ConsumerContext>(
-    consumer: &BaseConsumer<C>,
-    list: &TopicPartitionList,
-) -> Result<(), KafkaError> {
-    match consumer.rebalance_protocol() {
-        RebalanceProtocol::Cooperative => consumer.incremental_unassign(list),
-        RebalanceProtocol::None | RebalanceProtocol::Eager => consumer.unassign(),
-    }
-}
-
 /// Whether to wait for the broker's answer to a commit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CommitMode {
@@ -179,6 +106,7 @@ pub struct GroupConsumer {
     /// Names of the topics seen, so that records share them.
     topics: Vec<Arc<str>>,
     arena_bytes: usize,
+    epochs: Epochs,
 }
 
 impl GroupConsumer {
@@ -187,14 +115,9 @@ impl GroupConsumer {
     /// # Errors
     /// When librdkafka refuses the settings or the topics.
     pub fn join(settings: &ConsumerSettings) -> Result<Self, ConsumerError> {
-        let notes = Notes {
-            intents: Mutex::new(Vec::new()),
-            commit_failure: Mutex::new(None),
-            is_closing: AtomicBool::new(false),
-        };
         let start = |source| ConsumerError::Start { group: settings.group.clone(), source };
         let consumer: BaseConsumer<Notes> =
-            settings.to_client_config().create_with_context(notes).map_err(start)?;
+            settings.to_client_config().create_with_context(Notes::default()).map_err(start)?;
         let topics: Vec<&str> = settings.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(start)?;
         let no_memory = || KafkaError::ClientCreation("no memory for a queue".to_owned());
@@ -206,6 +129,7 @@ impl GroupConsumer {
             start: settings.start,
             topics: settings.topics.iter().map(|topic| Arc::from(topic.as_str())).collect(),
             arena_bytes: 0,
+            epochs: Epochs::default(),
         })
     }
 
@@ -219,13 +143,18 @@ impl GroupConsumer {
         wait: Duration,
         records: &mut Vec<InRecord>,
     ) -> Result<bool, ConsumerError> {
-        let Self { consumer, fetched, topics, arena_bytes, .. } = self;
+        let Self { consumer, fetched, topics, arena_bytes, epochs, .. } = self;
         let mut arena = Arena::with_capacity(*arena_bytes);
+        let mut add = |arena: &mut Arena, message: &Fetched<'_>| {
+            let topic = shared_name(topics, message.topic());
+            epochs.saw(&topic, message.partition(), message.offset(), message.leader_epoch());
+            arena.add(topic, message);
+        };
         let mut failed = match consumer.poll(Duration::ZERO) {
             // A partition that could not be forwarded.
             Some(Ok(message)) => {
                 if let Some(message) = Fetched::of(&message) {
-                    arena.add(shared_name(topics, message.topic()), &message);
+                    add(&mut arena, &message);
                 }
                 None
             }
@@ -234,7 +163,7 @@ impl GroupConsumer {
         };
         let wait = if locked(&consumer.context().intents).is_empty() { wait } else { Duration::ZERO };
         let is_short = fetched.take(records_max, wait, |message| match message.error() {
-            None => arena.add(shared_name(topics, message.topic()), message),
+            None => add(&mut arena, message),
             Some(code) => failed = Some(KafkaError::MessageConsumption(code)),
         });
         *arena_bytes = arena.size_bytes();
@@ -275,9 +204,9 @@ impl GroupConsumer {
         let mut found = Vec::new();
         let assigned = self.consumer.assignment().map(|list| partitions_of(&list)).unwrap_or_default();
         let committed = self.committed(&assigned).unwrap_or_default();
-        for (partition, position) in committed {
+        for Committed { partition, next, .. } in committed {
             let kept = self.consumer.fetch_watermarks(&partition.topic, partition.number, ASK_TIMEOUT);
-            if let (Some(NextOffset(next)), Ok((low, high))) = (position, kept)
+            if let (Some(NextOffset(next)), Ok((low, high))) = (next, kept)
                 && !(low..=high).contains(&next)
             {
                 found.push(format!("{partition} is at offset {next}, the log holds {low} to {high}"));
@@ -286,54 +215,42 @@ impl GroupConsumer {
         if found.is_empty() { "an offset is not in the log".to_owned() } else { found.join(", ") }
     }
 
-    /// Committed offsets, waiting for open transactions on them to end. `None` where nothing is committed.
+    /// Committed offsets, waiting for open transactions on them to end.
     ///
     /// # Errors
     /// When the coordinator does not answer within seconds.
-    pub fn committed(
-        &self,
-        partitions: &[Partition],
-    ) -> Result<Vec<(Partition, Option<NextOffset>)>, ConsumerError> {
+    pub fn committed(&self, partitions: &[Partition]) -> Result<Vec<Committed>, ConsumerError> {
         if partitions.is_empty() {
             return Ok(Vec::new());
         }
         let ask = |source| self.failed("read the committed offsets", source);
         let list = self.consumer.committed_offsets(list_of(partitions), ASK_TIMEOUT).map_err(ask)?;
-        list.elements()
-            .iter()
-            .map(|element| {
-                element.error().map_err(ask)?;
-                let next = match element.offset() {
-                    Offset::Offset(next) => Some(NextOffset(next)),
-                    _ => None,
-                };
-                Ok((Partition::new(element.topic(), element.partition()), next))
-            })
-            .collect()
+        offsets::committed_of(&list).map_err(ask)
     }
 
-    /// Where each of `partitions` goes on: its committed offset, else where the settings say. A start at the end is
-    /// committed here, or a restart before the first commit would skip records.
+    /// Where each of `partitions` goes on: its committed offset, else where the settings say; and the text beside it. A
+    /// start at the end is committed here, or a restart before the first commit would skip records.
     ///
     /// # Errors
     /// When the broker does not answer within seconds.
-    pub fn resolve(&self, partitions: &[Partition]) -> Result<Vec<(Partition, From)>, ConsumerError> {
+    pub fn resolve(
+        &mut self,
+        partitions: &[Partition],
+    ) -> Result<Vec<(Partition, From, String)>, ConsumerError> {
         let mut resolved = Vec::with_capacity(partitions.len());
         let mut fresh = Vec::new();
-        for (partition, committed) in self.committed(partitions)? {
-            let from = match (committed, self.start) {
+        for Committed { partition, next, leader_epoch, note } in self.committed(partitions)? {
+            let from = match (next, self.start) {
                 (Some(next), _) => From::Offset(next),
                 (None, Start::Earliest) => From::Oldest,
                 (None, Start::Latest) => {
-                    let (_, end) = self
-                        .consumer
-                        .fetch_watermarks(&partition.topic, partition.number, ASK_TIMEOUT)
-                        .map_err(|source| self.failed("read the ends of the partitions", source))?;
-                    fresh.push((partition.clone(), NextOffset(end)));
-                    From::Offset(NextOffset(end))
+                    let (_, end) = self.range_of(&partition)?;
+                    fresh.push(Commit::at(partition.clone(), end));
+                    From::Offset(end)
                 }
             };
-            resolved.push((partition, from));
+            self.epochs.begin(&partition, next, leader_epoch);
+            resolved.push((partition, from, note));
         }
         if !fresh.is_empty() {
             self.commit(&fresh, CommitMode::Sync)?;
@@ -356,7 +273,8 @@ impl GroupConsumer {
     ///
     /// # Errors
     /// When librdkafka refuses.
-    pub fn unassign(&self, partitions: &[Partition]) -> Result<(), ConsumerError> {
+    pub fn unassign(&mut self, partitions: &[Partition]) -> Result<(), ConsumerError> {
+        partitions.iter().for_each(|partition| self.epochs.forget(partition));
         remove_assignment(&self.consumer, &list_of(partitions))
             .map_err(|source| self.failed("unassign", source))
     }
@@ -383,6 +301,12 @@ impl GroupConsumer {
             };
             list.add_partition_offset(&partition.topic, partition.number, offset)
                 .map_err(|source| self.failed("name a position", source))?;
+            if let From::Offset(next) = from
+                && let Some(epoch) = self.epochs.before(partition, *next)
+            {
+                // The broker compares it before anything is fetched.
+                native::set_leader_epoch(&list, list.count() - 1, epoch);
+            }
         }
         Ok(list)
     }
@@ -403,17 +327,32 @@ impl GroupConsumer {
         self.consumer.resume(&list_of(partitions)).map_err(|source| self.failed("resume", source))
     }
 
+    /// An offset to commit, with the leader epoch of the record before it.
+    pub fn commit_of(&self, partition: Partition, next: NextOffset, note: String) -> Commit {
+        let leader_epoch = self.epochs.before(&partition, next);
+        Commit { partition, next, leader_epoch, note }
+    }
+
     /// Commits outside of a transaction.
     ///
     /// # Errors
     /// When the broker refuses (sync), or librdkafka does not take it.
-    pub fn commit(&self, offsets: &[(Partition, NextOffset)], mode: CommitMode) -> Result<(), ConsumerError> {
-        let list = offset_list(offsets).map_err(|source| self.failed("name an offset", source))?;
+    pub fn commit(&self, commits: &[Commit], mode: CommitMode) -> Result<(), ConsumerError> {
+        let list = offsets::commit_list(commits).map_err(|source| self.failed("name an offset", source))?;
         let mode = match mode {
-            CommitMode::Async => consumer::CommitMode::Async,
+            CommitMode::Async => {
+                *locked(&self.consumer.context().commit_since) = Some(Instant::now());
+                consumer::CommitMode::Async
+            }
             CommitMode::Sync => consumer::CommitMode::Sync,
         };
         self.consumer.commit(&list, mode).map_err(|source| self.failed("commit offsets", source))
+    }
+
+    /// Whether an asynchronous commit waits for its answer. A next one would overtake it when it is repeated, and the
+    /// committed offset go back.
+    pub fn is_committing(&self) -> bool {
+        locked(&self.consumer.context().commit_since).is_some_and(|since| since.elapsed() < COMMIT_PATIENCE)
     }
 
     /// This member, for a transaction's offsets; `None` while it is not in the group or has lost its partitions.
@@ -467,15 +406,6 @@ impl Drop for GroupConsumer {
             }
         }
     }
-}
-
-/// Offsets as librdkafka wants them.
-pub(crate) fn offset_list(offsets: &[(Partition, NextOffset)]) -> Result<TopicPartitionList, KafkaError> {
-    let mut list = TopicPartitionList::with_capacity(offsets.len());
-    for (partition, NextOffset(next)) in offsets {
-        list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(*next))?;
-    }
-    Ok(list)
 }
 
 /// The one copy of a topic's name that all records share.

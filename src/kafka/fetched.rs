@@ -59,6 +59,12 @@ impl<'m> Fetched<'m> {
         self.message().offset
     }
 
+    /// Epoch of the leader that wrote it; negative when the broker does not tell.
+    pub fn leader_epoch(&self) -> i32 {
+        // SAFETY: the message is valid.
+        unsafe { sys::rd_kafka_message_leader_epoch(self.message.as_ptr()) }
+    }
+
     /// The record's key; `None` is null.
     pub fn key(&self) -> Option<&[u8]> {
         let message = self.message();

@@ -7,6 +7,8 @@ mod arena;
 pub mod consumer;
 mod fetched;
 pub(crate) mod native;
+mod notes;
+pub mod offsets;
 mod outgoing;
 pub mod partitioner;
 pub mod producer;

@@ -2,6 +2,7 @@
 //!
 //! - Producing through a topic handle with header bytes as they came.
 //! - Generation and member id of the group membership, to refuse a transaction without them.
+//! - Leader epochs of records and committed offsets, and the text beside a committed offset, whoever wrote it.
 //! - `rd_kafka_flush` with its own waiting: the wrapper polls in steps of 100 ms where no delivery report comes.
 
 use std::ffi::{CStr, CString};
@@ -35,6 +36,39 @@ pub fn cached_end<C: ConsumerContext>(
         )
     };
     (!result.is_error() && high >= 0).then_some(high)
+}
+
+/// The element at `index` of a list; `None` behind its end.
+fn element(list: &TopicPartitionList, index: usize) -> Option<*mut sys::rd_kafka_topic_partition_t> {
+    // SAFETY: the list lives during the call and has `count` elements.
+    (index < list.count()).then(|| unsafe { (*list.ptr()).elems.add(index) })
+}
+
+/// Has an offset committed together with the leader epoch of the record before it.
+pub fn set_leader_epoch(list: &TopicPartitionList, index: usize, epoch: i32) {
+    if let Some(element) = element(list, index) {
+        // SAFETY: the element belongs to the list, which lives.
+        unsafe { sys::rd_kafka_topic_partition_set_leader_epoch(element, epoch) };
+    }
+}
+
+/// The leader epoch beside an offset.
+pub fn leader_epoch(list: &TopicPartitionList, index: usize) -> Option<i32> {
+    let element = element(list, index)?;
+    // SAFETY: the element belongs to the list, which lives.
+    let epoch = unsafe { sys::rd_kafka_topic_partition_get_leader_epoch(element) };
+    (epoch >= 0).then_some(epoch)
+}
+
+/// The text beside an offset. The safe wrapper panics when it is not UTF-8, which anybody may write.
+pub fn note(list: &TopicPartitionList, index: usize) -> String {
+    let Some(element) = element(list, index) else { return String::new() };
+    // SAFETY: a text that is not null has `metadata_size` bytes and lives as long as the list.
+    let bytes = unsafe {
+        let (text, size) = ((*element).metadata, (*element).metadata_size);
+        if text.is_null() { &[][..] } else { std::slice::from_raw_parts(text.cast::<u8>(), size) }
+    };
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// What the group's coordinator knows a member by. Goes with the offsets of a transaction, so that the broker refuses

@@ -258,6 +258,7 @@ impl Poller {
                     let ours: Vec<_> = positions
                         .into_iter()
                         .filter(|(partition, _)| self.lanes.contains_key(partition))
+                        .map(|(partition, next)| self.consumer.commit_of(partition, next, String::new()))
                         .collect();
                     if !ours.is_empty()
                         && let Err(error) = self.consumer.commit(&ours, CommitMode::Async)

@@ -18,11 +18,10 @@ use rdkafka::producer::Producer;
 use rdkafka::util::Timeout;
 
 use crate::failpoint::{Place, Rule, dies, keeps};
-use crate::kafka::consumer::offset_list;
 use crate::kafka::native::{self, Membership, TransactionError};
+use crate::kafka::offsets::{self, Commit};
 use crate::kafka::outgoing::{Outgoing, SendError};
 use crate::kafka::settings::{ProducerSettings, TransactionSettings};
-use crate::position::{NextOffset, Partition};
 use crate::record::OutRecord;
 
 /// How long one transactional call may take before it is made again.
@@ -37,7 +36,7 @@ pub struct Batch {
     /// Records, in the order in which they are to stand.
     pub records: Vec<OutRecord>,
     /// Source offsets that they follow from.
-    pub offsets: Vec<(Partition, NextOffset)>,
+    pub offsets: Vec<Commit>,
     /// The group member that read them.
     pub membership: Membership,
 }
@@ -161,7 +160,7 @@ impl Transactor {
         outgoing.send_all(records).map_err(TxnError::Send)?;
         die_at(Place::AfterSend, || outgoing.flush());
         // The records are on their way meanwhile.
-        let list = offset_list(offsets).map_err(TxnError::Start)?;
+        let list = offsets::commit_list(offsets).map_err(TxnError::Start)?;
         repeat_native(id, "send offsets", || {
             native::send_offsets(outgoing.producer(), &list, membership, CALL_TIMEOUT)
         })?;

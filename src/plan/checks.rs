@@ -13,6 +13,8 @@ pub struct Mentions {
     pub emits: Vec<Spanned<String>>,
     /// Facts that `kpi` states, with the names of their dimensions.
     pub facts: Vec<(Spanned<String>, BTreeSet<String>)>,
+    /// Connectors that `http` calls.
+    pub calls: BTreeSet<String>,
 }
 
 impl Mentions {
@@ -30,6 +32,9 @@ impl Mentions {
                 ActionConfig::Stage(StageConfig::Kpi(kpi)) => {
                     let dimensions = kpi.dimension_names().map(|name| name.value.clone()).collect();
                     self.facts.push((kpi.fact.clone(), dimensions));
+                }
+                ActionConfig::Stage(StageConfig::Http(http)) => {
+                    self.calls.insert(http.connector().to_owned());
                 }
                 ActionConfig::Stage(_) => {}
                 ActionConfig::Route(RouteConfig { all: _, branches, otherwise }) => {

@@ -2,7 +2,7 @@
 //! clock, so that `check` says the same on every machine.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::plan::checks::{self, Flow, Mentions, Wanted};
 use crate::plan::compile_flow;
 use crate::plan::declared::{self, Topics};
 use crate::plan::flow::{ErrorPolicy, Step};
-use crate::plan::pipeline::{Delivery, Group, Ordering, Pipeline, TypePattern};
+use crate::plan::pipeline::{self, Delivery, Group, Ordering, Pipeline, TypePattern};
 use crate::plan::sources::PlannedSource;
 use crate::plan::topics::{self, TopicSpec};
 use crate::stages::context::{CompileCx, Declared, ValueFormat};
@@ -211,6 +211,7 @@ impl<'a> Compiler<'a> {
                 config::pipeline::Ordering::Partition => Ordering::Partition,
                 config::pipeline::Ordering::None => Ordering::None,
             },
+            concurrency: self.concurrency(written, lints),
             on_error: written
                 .on_error
                 .as_ref()
@@ -221,6 +222,27 @@ impl<'a> Compiler<'a> {
             name,
             steps,
         }
+    }
+
+    /// Records at work at the same time. More than a destination takes wait in front of it.
+    fn concurrency(&self, written: &config::pipeline::Pipeline, lints: &mut Lints) -> NonZeroUsize {
+        let Some(Spanned { value: wanted, span }) = &written.concurrency else {
+            return pipeline::CONCURRENCY;
+        };
+        let narrow = Mentions::of(&written.stages).calls.into_iter().find_map(|connector| {
+            let limit = self.declared.targets.get(&connector)?.limits.concurrency.get();
+            (u64::try_from(wanted.get()).is_ok_and(|wanted| wanted > u64::from(limit)))
+                .then_some((connector, limit))
+        });
+        if let Some((connector, limit)) = narrow {
+            let message =
+                format!("{wanted} records at work, but `{connector}` takes {limit} calls at the same time");
+            let help = format!(
+                "write `limits: {{concurrency: {wanted}}}` in connectors/{connector}.yaml if the destination takes so many"
+            );
+            lints.warning("narrow-target", span, message, help);
+        }
+        *wanted
     }
 
     /// What is known of the values of a pipeline's input: what all of its topics have in common.

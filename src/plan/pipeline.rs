@@ -1,5 +1,6 @@
 //! A compiled pipeline, and the consumer groups that pipelines form.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use crate::plan::flow::{self, ErrorPolicy, Step};
@@ -45,6 +46,9 @@ impl TypePattern {
     }
 }
 
+/// Records at work at the same time, where a pipeline does not say.
+pub const CONCURRENCY: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
+
 /// A compiled pipeline.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -56,6 +60,8 @@ pub struct Pipeline {
     pub types: Vec<TypePattern>,
     /// What stays in order.
     pub ordering: Ordering,
+    /// Records at work at the same time, where stages wait.
+    pub concurrency: NonZeroUsize,
     /// Stages in order.
     pub steps: Vec<Step>,
     /// Policy for steps without one of their own.

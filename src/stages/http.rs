@@ -109,6 +109,11 @@ impl HttpConfig {
         })
     }
 
+    /// Name of the connector it calls.
+    pub fn connector(&self) -> &str {
+        &self.connector.value
+    }
+
     fn find<'a>(&self, cx: &CompileCx<'a>, lints: &mut Lints) -> Option<&'a CallConfig> {
         let Spanned { value: connector, span } = &self.connector;
         let declared = cx.declared;

@@ -183,7 +183,7 @@ fn by_key(records: &[Back]) -> BTreeMap<Option<Vec<u8>>, Values> {
     keys
 }
 
-fn copied(record: InRecord, output: &Arc<str>) -> OutRecord {
+pub fn copied(record: InRecord, output: &Arc<str>) -> OutRecord {
     let source = format!("{}/{}/{}", record.topic, record.partition, record.offset);
     let mut headers = record.headers;
     headers.push(Header::of("millrace.source", source));

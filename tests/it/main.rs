@@ -6,6 +6,7 @@ mod support;
 mod tail;
 
 mod cli;
+mod concurrency;
 mod copying;
 mod exactly_once;
 mod outbound;

@@ -179,3 +179,34 @@ fn a_topic_whose_file_is_broken_is_not_unknown_to_its_readers() {
     assert_eq!(errors.len(), 1, "{errors:?}");
     assert!(errors[0].starts_with("wrong-type topics/in.yaml:1:13"), "{errors:?}");
 }
+
+#[test]
+fn concurrency_is_bounded_and_held_against_the_destination() {
+    let check_with = |concurrency: &str| {
+        let pipeline = format!(
+            "input: {{topics: [in]}}\n{concurrency}stages:\n  - route:\n      - when: .id == 1\n        stages:\n          \
+             - http: {{connector: crm, call: take}}\n"
+        );
+        check(&[
+            ("topics/in.yaml", TOPIC),
+            (
+                "connectors/crm.yaml",
+                "target:\n  base_url: https://crm.test\n  calls:\n    take: {method: POST, path: /take}\n",
+            ),
+            ("pipelines/a.yaml", &pipeline),
+        ])
+    };
+    let at_work = |(plan, warnings): (Plan, Vec<String>)| (plan.pipelines[0].concurrency.get(), warnings);
+    assert_eq!(check_with("").map(at_work), Ok((256, vec![])));
+    assert_eq!(check_with("concurrency: 50\n").map(at_work), Ok((50, vec![])));
+    let (count, warnings) = check_with("concurrency: 10000\n").map(at_work).expect("no errors");
+    assert_eq!(count, 10_000);
+    assert_eq!(
+        warnings,
+        [
+            "narrow-target pipelines/a.yaml:2:14: 10000 records at work, but `crm` takes 50 calls at the same time"
+        ]
+    );
+    let errors = check_with("concurrency: 10001\n").map(at_work).expect_err("too many");
+    assert_eq!(errors, ["out-of-range pipelines/a.yaml:2:14: 10001 is out of range"]);
+}

@@ -2,6 +2,8 @@
 //! Stripe-shaped events with its oracle, and readers of what came out.
 #![allow(dead_code, reason = "scenarios use what they need of it")]
 
+pub mod calls;
+pub mod destination;
 #[path = "../../support/dice.rs"]
 pub mod dice;
 pub mod events;
