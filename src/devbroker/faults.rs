@@ -1,6 +1,5 @@
 //! Faults on order: what a test wants to happen to requests of one API.
 
-#![allow(dead_code, reason = "the connections that ask are being written")]
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

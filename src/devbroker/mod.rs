@@ -4,11 +4,35 @@
 //! producers, readers of committed records. It is never the proof of a guarantee: the scenario suite runs on it and on
 //! Apache Kafka, and a difference between the two is a bug in it.
 
+mod batch;
+mod configs;
 mod faults;
+mod group;
+mod group_offsets;
+mod groups;
+mod member;
+mod partition;
+mod records;
+mod server;
+mod state;
+mod topics;
+mod transactions;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
 
 pub use faults::{Action, Api, Fault, Faults, When};
+use server::Shared;
+use state::State;
+
+/// Threads that serve connections.
+const WORKERS: usize = 2;
+/// How often time-outs are looked for.
+const TICK: Duration = Duration::from_millis(20);
 
 /// What a broker is started with.
 #[derive(Clone, Debug)]
@@ -34,8 +58,9 @@ impl Default for Settings {
 /// on threads of its own.
 pub struct Broker {
     address: SocketAddr,
-    faults: Faults,
-    _listener: TcpListener,
+    shared: Arc<Shared>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Broker {
@@ -45,7 +70,29 @@ impl Broker {
     /// When the port is taken, or the system gives no thread.
     pub fn start(settings: Settings) -> std::io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, settings.port))?;
-        Ok(Self { address: listener.local_addr()?, faults: Faults::default(), _listener: listener })
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(WORKERS)
+            .thread_name("devbroker")
+            .enable_all()
+            .build()?;
+        let shared = Arc::new(Shared::new(State::new(settings, address), Faults::default()));
+        let (stop, stopped) = oneshot::channel();
+        let served = shared.clone();
+        // A thread of its own owns the runtime: one that is dropped inside another panics.
+        let thread = std::thread::Builder::new().name("devbroker-main".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = stopped => {}
+                    error = accept(listener, served) => {
+                        tracing::error!(%error, "the development broker stopped");
+                    }
+                }
+            });
+        })?;
+        tracing::warn!(%address, "development broker: in memory, for development only, gone when this process ends");
+        Ok(Self { address, shared, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Where it listens: 127.0.0.1 and the port.
@@ -55,11 +102,47 @@ impl Broker {
 
     /// Faults on order, for tests.
     pub fn faults(&self) -> &Faults {
-        &self.faults
+        &self.shared.faults
     }
 
-    /// Records that retention has deleted since the start, over all partitions.
+    /// Records that retention has deleted since the start, over all partitions. Each deletion is logged too.
     pub fn deleted_records(&self) -> u64 {
-        0
+        self.shared.state().deleted_records()
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Serves connections until the listener fails; connections end with the runtime.
+async fn accept(listener: TcpListener, shared: Arc<Shared>) -> std::io::Error {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return error,
+    };
+    let ticking = shared.clone();
+    tokio::spawn(async move {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            ticking.state().tick(Instant::now());
+        }
+    });
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => drop(tokio::spawn(server::serve(stream, peer, shared.clone()))),
+            Err(error) => {
+                // Mostly too many open files: others may close theirs.
+                tracing::warn!(%error, "a connection to the development broker could not be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
     }
 }

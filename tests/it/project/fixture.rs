@@ -85,8 +85,10 @@ impl Fixture {
         .await;
         let pool = pool::lazy(database, "tests", 8).expect("an address");
         migrate::run(&pool).await.expect("the migrations run");
-        let codec =
-            Codec::with_registry(&servers::registry(), &namespace).await.expect("the registry answers");
+        let codec = match servers::registry() {
+            Some(url) => Codec::with_registry(&url, &namespace).await.expect("the registry answers"),
+            None => Codec::embedded(),
+        };
         let kpis = vec![KpiSpec {
             name: "revenue".into(),
             fact: "payment".into(),

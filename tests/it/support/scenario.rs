@@ -24,7 +24,7 @@ impl Scenario {
         let database = servers::database(&name).await;
         let addresses = Addresses {
             kafka: servers::kafka(),
-            registry: Some(servers::registry()),
+            registry: servers::registry(),
             postgres: Some(database.url.clone()),
         };
         let mut millrace = Millrace::new(folder.path(), &name, &addresses);

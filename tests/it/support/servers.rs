@@ -1,7 +1,11 @@
-//! The servers that the scenarios run against, named by the environment.
+//! The servers that the scenarios run against: real ones, named by the environment, or the development broker in this
+//! process and a real Postgres.
 
+use std::io::Write as _;
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use millrace::devbroker::{Broker, Settings};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -14,14 +18,33 @@ fn required(name: &str) -> String {
     })
 }
 
-/// Bootstrap servers of a real Kafka.
+/// The broker of this process, when the scenarios run on the development broker.
+static DEVELOPMENT: LazyLock<Option<Broker>> = LazyLock::new(|| {
+    let wanted = std::env::var("MILLRACE_TEST_BROKER").is_ok_and(|broker| broker == "development");
+    wanted.then(|| Broker::start(Settings::default()).expect("a development broker starts"))
+});
+
+/// Bootstrap servers: of the development broker if `MILLRACE_TEST_BROKER` is `development`, else of a real Kafka.
 pub fn kafka() -> String {
-    required("MILLRACE_TEST_KAFKA")
+    DEVELOPMENT
+        .as_ref()
+        .map_or_else(|| required("MILLRACE_TEST_KAFKA"), |broker| broker.address().to_string())
 }
 
-/// Address of a real schema registry.
-pub fn registry() -> String {
-    required("MILLRACE_TEST_REGISTRY")
+/// Address of a real schema registry; on the development broker there is none, and the schemas are embedded.
+pub fn registry() -> Option<String> {
+    DEVELOPMENT.is_none().then(|| required("MILLRACE_TEST_REGISTRY"))
+}
+
+/// Whether a scenario can only run on real servers, and does not run now. Says so past the test runner, which
+/// swallows what tests print; `scripts/test` counts these lines.
+pub fn only_on_real_servers(scenario: &str, reason: &str) -> bool {
+    let skipped = DEVELOPMENT.is_some();
+    if skipped {
+        let line = format!("not on the development broker: {scenario}: {reason}\n");
+        std::io::stderr().write_all(line.as_bytes()).expect("standard error is open");
+    }
+    skipped
 }
 
 /// Address of a real Postgres whose role may create databases.

@@ -1,0 +1,142 @@
+//! All that a broker keeps, behind one lock: topics, groups, transactions.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime};
+
+use kafka_protocol::error::ResponseError;
+
+use super::Settings;
+use super::configs;
+use super::group::Group;
+use super::partition::Partition;
+use super::transactions::Transactions;
+
+/// How often deletions by retention are told at most.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+
+/// What a request brings along, besides its body.
+pub(super) struct Call {
+    pub version: i16,
+    pub client: String,
+    pub now: Instant,
+    /// The error it is to be refused with.
+    pub forced: Option<ResponseError>,
+}
+
+impl Call {
+    /// Refuses when a fault says so.
+    pub(super) fn allow(&self) -> Result<(), ResponseError> {
+        self.forced.map_or(Ok(()), Err)
+    }
+}
+
+pub(super) struct Topic {
+    pub partitions: Vec<Partition>,
+    pub configs: BTreeMap<String, String>,
+}
+
+impl Topic {
+    pub(super) fn new(partitions: usize, configs: BTreeMap<String, String>) -> Self {
+        Self { partitions: std::iter::repeat_with(Partition::default).take(partitions).collect(), configs }
+    }
+
+    pub(super) fn partition(&mut self, index: i32) -> Option<&mut Partition> {
+        self.partitions.get_mut(usize::try_from(index).ok()?)
+    }
+
+    pub(super) fn message_bytes_max(&self) -> usize {
+        configs::value(&self.configs, "max.message.bytes").parse().unwrap_or(usize::MAX)
+    }
+
+    /// Kafka keeps the newest value of each key of such a topic.
+    fn is_compacted(&self) -> bool {
+        !configs::value(&self.configs, "cleanup.policy").split(',').any(|word| word.trim() == "delete")
+    }
+
+    /// Bytes that a partition may keep: what the topic says, and at most what the broker has.
+    pub(super) fn bytes_max(&self, broker: usize) -> usize {
+        let own = configs::value(&self.configs, "retention.bytes").parse().unwrap_or(usize::MAX);
+        if self.is_compacted() { broker } else { own.min(broker) }
+    }
+}
+
+/// What retention has deleted.
+#[derive(Default)]
+struct Deleted {
+    records: u64,
+    /// Records by topic that no line of the log has told yet.
+    untold: BTreeMap<String, u64>,
+    told: Option<Instant>,
+}
+
+pub(super) struct State {
+    pub settings: Settings,
+    pub address: SocketAddr,
+    pub topics: BTreeMap<String, Topic>,
+    pub groups: HashMap<String, Group>,
+    pub transactions: Transactions,
+    deleted: Deleted,
+}
+
+impl State {
+    pub(super) fn new(settings: Settings, address: SocketAddr) -> Self {
+        Self {
+            settings,
+            address,
+            topics: BTreeMap::new(),
+            groups: HashMap::new(),
+            transactions: Transactions::default(),
+            deleted: Deleted::default(),
+        }
+    }
+
+    pub(super) fn partition(&mut self, topic: &str, index: i32) -> Result<&mut Partition, ResponseError> {
+        let topic = self.topics.get_mut(topic);
+        topic.and_then(|topic| topic.partition(index)).ok_or(ResponseError::UnknownTopicOrPartition)
+    }
+
+    pub(super) fn deleted_records(&self) -> u64 {
+        self.deleted.records
+    }
+
+    /// Counts what retention has deleted; it is told soon.
+    pub(super) fn count_deleted(&mut self, topic: &str, records: u64) {
+        if records > 0 {
+            self.deleted.records += records;
+            *self.deleted.untold.entry(topic.to_owned()).or_default() += records;
+        }
+    }
+
+    /// What happens by itself: sessions, rebalances and transactions run out of time.
+    pub(super) fn tick(&mut self, now: Instant) {
+        for group in self.groups.values_mut() {
+            group.tick(now);
+        }
+        self.abort_late_transactions(now);
+        let due = self.deleted.told.is_none_or(|told| told + TELL_EVERY <= now);
+        if due && !self.deleted.untold.is_empty() {
+            self.deleted.told = Some(now);
+            for (topic, records) in std::mem::take(&mut self.deleted.untold) {
+                let compacted = self.topics.get(&topic).is_some_and(Topic::is_compacted);
+                let what = if compacted { "newest values of some keys may be among them" } else { "" };
+                tracing::warn!(
+                    topic,
+                    records,
+                    "the development broker deleted the oldest records of a full partition {what}"
+                );
+            }
+        }
+    }
+}
+
+/// Milliseconds since 1970.
+pub(super) fn wall_millis() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// 0, or the error's code.
+pub(super) fn code<T>(result: Result<T, ResponseError>) -> i16 {
+    result.err().map_or(0, |error| error.code())
+}
