@@ -5,6 +5,7 @@ mod ingest;
 mod support;
 mod tail;
 
+mod chaos_parts;
 mod cli;
 mod concurrency;
 mod copying;

@@ -116,6 +116,11 @@ impl Running {
     /// SIGTERM, then waits for the exit; true when it ended by itself with success.
     pub fn terminate(&mut self, patience: Duration) -> bool {
         self.signal(libc::SIGTERM);
+        self.ends_within(patience)
+    }
+
+    /// Waits for its exit; true when it ended with success.
+    pub fn ends_within(&mut self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         while Instant::now() < deadline {
             if let Some(status) = self.ended() {

@@ -1,0 +1,199 @@
+//! Single requests and answers that are late, lost or doubled.
+
+use std::time::{Duration, Instant};
+
+use millrace::failpoint::Rule;
+
+use super::{CASE, Case, Mutation};
+use crate::ground::Ground;
+use crate::observe;
+use crate::project::Workload;
+use crate::proxy::kafka::{Plan, Trick};
+use crate::proxy::wire;
+
+const PATIENCE: Duration = Duration::from_secs(45);
+/// A held request is forwarded some seconds after its sender gave up on it.
+const LATE_MAX: Duration = Duration::from_secs(30);
+
+fn played(ground: &Ground<'_>) -> u32 {
+    ground.cluster.proxies.iter().map(|proxy| proxy.played()).sum()
+}
+
+fn late(ground: &Ground<'_>) -> u32 {
+    ground.cluster.proxies.iter().map(|proxy| proxy.late()).sum()
+}
+
+fn play(ground: &Ground<'_>, plan: &Plan) {
+    ground.cluster.proxies.iter().for_each(|proxy| proxy.play(plan.clone()));
+}
+
+/// Sends events while `is_waiting`, so that there is something to commit; whether it ended in time.
+fn keep_busy(
+    ground: &mut Ground<'_>,
+    limit: Duration,
+    is_waiting: impl Fn(&Ground<'_>) -> bool,
+) -> anyhow::Result<bool> {
+    let begun = Instant::now();
+    while is_waiting(ground) {
+        if begun.elapsed() > limit {
+            return Ok(false);
+        }
+        ground.generator.send(200)?;
+        ground.wait(Duration::from_millis(100));
+    }
+    Ok(true)
+}
+
+pub const LATE_END_TXN: Case = Case {
+    number: 12,
+    name: "late-end-txn",
+    what: "the end of a transaction is held, its sender gives up and asks again, and the held one comes into a later transaction",
+    is_short: true,
+    workers: 1,
+    // The sender gives up after 10 s, and its transaction has 5 s left to be ended on another connection.
+    session: "20s",
+    play: |ground| {
+        let rounds = ground.rounds(6);
+        let late_before = late(ground);
+        for _ in 0..rounds {
+            let (before, late_then) = (played(ground), late(ground));
+            let plan = Plan {
+                api_key: wire::END_TXN,
+                client: None,
+                times: 1,
+                trick: Trick::HoldUntilLaterTransaction,
+            };
+            play(ground, &plan);
+            ground.backlog(rounds)?;
+            let is_held = keep_busy(ground, LATE_MAX, |ground| played(ground) == before)?;
+            anyhow::ensure!(is_held, "no transaction ended");
+            // With a new producer each time, none of its id may come: the broker refuses the late one all the same.
+            keep_busy(ground, LATE_MAX, |ground| late(ground) == late_then)?;
+        }
+        let count = late(ground) - late_before;
+        anyhow::ensure!(count > 0, "no held request came into a later transaction");
+        ground.notes.push(format!("{count} requests came into later transactions"));
+        Ok(())
+    },
+    mutations: &[Mutation { off: &[Rule::RecycleProducer], on: Workload::Copy }],
+    ..CASE
+};
+
+pub const LOST_ANSWERS: Case = Case {
+    number: 13,
+    name: "lost-answers",
+    what: "requests that commit arrive and their answers are lost; others arrive twice",
+    is_short: true,
+    play: |ground| {
+        let rounds = ground.rounds(8);
+        for round in 0..rounds {
+            let (api_key, trick) = match round % 4 {
+                0 => (wire::END_TXN, Trick::DropResponse),
+                1 => (wire::TXN_OFFSET_COMMIT, Trick::DropResponse),
+                2 => (wire::PRODUCE, Trick::Duplicate),
+                _ => (wire::END_TXN, Trick::Duplicate),
+            };
+            let before = played(ground);
+            ground.backlog(rounds)?;
+            play(ground, &Plan { api_key, client: None, times: 1, trick });
+            let is_played = keep_busy(ground, LATE_MAX, |ground| played(ground) == before)?;
+            anyhow::ensure!(is_played, "no request of this kind came");
+            ground.wait(Duration::from_secs(4));
+        }
+        Ok(())
+    },
+    mutations: &[Mutation { off: &[Rule::CommitOutcomeIsRead], on: Workload::Copy }],
+    ..CASE
+};
+
+pub const COORDINATOR_CUT: Case = Case {
+    number: 11,
+    name: "coordinator-cut",
+    what: "a worker cannot reach the coordinator of its transactions, then not that of its group; others can",
+    nodes: 3,
+    play: |ground| {
+        // A call that never comes back ends the process, which is started again.
+        ground.terms.exits_max = 4;
+        let rounds = ground.rounds(4);
+        for round in 0..rounds {
+            let api_key = if round % 2 == 0 { wire::END_TXN } else { wire::HEARTBEAT };
+            ground.backlog(rounds)?;
+            let cut: Vec<_> =
+                ground.cluster.proxies.iter().filter(|proxy| proxy.has_seen("worker-0", api_key)).collect();
+            anyhow::ensure!(!cut.is_empty(), "no coordinator was seen");
+            cut.iter().for_each(|proxy| proxy.cut_off("worker-0"));
+            ground.wait(Duration::from_secs(20));
+            ground.cluster.proxies.iter().for_each(|proxy| proxy.heal());
+            ground.wait(Duration::from_secs(3));
+        }
+        Ok(())
+    },
+    mutations: &[Mutation { off: &[Rule::RereadAfterAbort], on: Workload::Copy }],
+    ..CASE
+};
+
+pub const STALLED_TRANSACTION: Case = Case {
+    number: 14,
+    name: "stalled-transaction",
+    what: "a worker is cut off from Kafka in the middle of a transaction, longer than that may take",
+    play: |ground| {
+        ground.terms.exits_max = 2;
+        let rounds = ground.rounds(3);
+        for _ in 0..rounds {
+            // The end of its transaction never arrives, so one is open for certain.
+            play(
+                ground,
+                &Plan {
+                    api_key: wire::END_TXN,
+                    client: Some("worker-0".to_owned()),
+                    times: 1,
+                    trick: Trick::DropRequest,
+                },
+            );
+            let before = played(ground);
+            ground.backlog(rounds)?;
+            let is_open = keep_busy(ground, LATE_MAX, |ground| played(ground) == before)?;
+            anyhow::ensure!(is_open, "the worker began no transaction");
+            ground.cluster.proxies.iter().for_each(|proxy| proxy.cut_off("worker-0"));
+            let output = ground.names.output();
+            let ends = observe::ends(&ground.cluster.kafka, &output)?;
+            let kafka = ground.cluster.kafka.clone();
+            ground.until("readers get past the stalled transaction", PATIENCE, |_| {
+                observe::ends(&kafka, &output).is_ok_and(|now| {
+                    ends.iter()
+                        .all(|(partition, (_, end))| now.get(partition).is_some_and(|now| now.0 >= *end))
+                })
+            })?;
+            ground.cluster.proxies.iter().for_each(|proxy| proxy.heal());
+            ground.wait(Duration::from_secs(3));
+        }
+        Ok(())
+    },
+    mutations: &[Mutation { off: &[Rule::ShortTransactions], on: Workload::Copy }],
+    ..CASE
+};
+
+pub const SLOW_RESULTS: Case = Case {
+    number: 21,
+    name: "slow-results",
+    what: "every write takes long, some longer than a transaction may",
+    play: |ground| {
+        let rounds = ground.rounds(4);
+        for _ in 0..rounds {
+            let slow = Plan {
+                api_key: wire::PRODUCE,
+                client: None,
+                times: 30,
+                trick: Trick::Delay(Duration::from_millis(300)),
+            };
+            let stuck = Plan { times: 2, trick: Trick::Delay(Duration::from_secs(7)), ..slow.clone() };
+            play(ground, &slow);
+            play(ground, &stuck);
+            ground.backlog(rounds)?;
+            ground.wait(Duration::from_secs(20));
+        }
+        Ok(())
+    },
+    mutations: &[Mutation { off: &[Rule::RereadAfterAbort], on: Workload::Copy }],
+    ..CASE
+};

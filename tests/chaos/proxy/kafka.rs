@@ -1,0 +1,264 @@
+//! The proxy of one Kafka node: it knows where a request ends, what it asks for and who sent it, and can play tricks
+//! on single ones.
+
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::pump::{Line, locked};
+use super::wire::{self, Request};
+
+/// A held request is forwarded so long after a later transaction of its id has named its first partitions: some of
+/// its records are written then, others are not.
+const INTO_THE_NEXT: Duration = Duration::from_millis(3);
+
+/// What is done to a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trick {
+    /// It reaches the broker late, on the connection it came on, when a later transaction of the same id is under
+    /// way; in the meantime its sender has given up and asked again elsewhere.
+    HoldUntilLaterTransaction,
+    /// It never arrives.
+    DropRequest,
+    /// It arrives; the answer does not.
+    DropResponse,
+    /// It arrives so much later.
+    Delay(Duration),
+    /// It arrives twice; the second answer is swallowed.
+    Duplicate,
+}
+
+/// Which requests, how often, and what.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Kind of request.
+    pub api_key: i16,
+    /// `client.id`; all when not given.
+    pub client: Option<String>,
+    /// So many of them.
+    pub times: u32,
+    /// What is done.
+    pub trick: Trick,
+}
+
+struct Held {
+    request: Request,
+    frame: Vec<u8>,
+    server: TcpStream,
+    since: Instant,
+}
+
+#[derive(Default)]
+struct State {
+    plans: Vec<Plan>,
+    /// Clients whose requests and answers are swallowed.
+    cut_off: HashSet<String>,
+    held: Vec<Held>,
+    /// Who has asked for what here.
+    seen: HashSet<(String, i16)>,
+    /// Tricks played, and requests forwarded late.
+    played: u32,
+    late: u32,
+}
+
+/// The proxy of one node.
+pub struct KafkaProxy {
+    line: Arc<Line>,
+    state: Arc<Mutex<State>>,
+}
+
+impl KafkaProxy {
+    /// A proxy with a port of its own; where it leads is said later.
+    pub fn open() -> io::Result<Self> {
+        let state: Arc<Mutex<State>> = Arc::default();
+        let shared = Arc::clone(&state);
+        let line = Line::open(move |client, server| serve(&shared, client, server))?;
+        Ok(Self { line, state })
+    }
+
+    /// Connections through it.
+    pub fn line(&self) -> &Line {
+        &self.line
+    }
+
+    /// Plays a trick from now on.
+    pub fn play(&self, plan: Plan) {
+        locked(&self.state).plans.push(plan);
+    }
+
+    /// Swallows everything of this client, in both directions, without closing its connections.
+    pub fn cut_off(&self, client: &str) {
+        locked(&self.state).cut_off.insert(client.to_owned());
+    }
+
+    /// No tricks any more; held requests are forgotten.
+    pub fn heal(&self) {
+        let mut state = locked(&self.state);
+        state.plans.clear();
+        state.held.clear();
+        let was_cut_off = !state.cut_off.is_empty();
+        state.cut_off.clear();
+        drop(state);
+        self.line.reopen();
+        if was_cut_off {
+            // Requests were swallowed on the connections there are.
+            self.line.cut(false);
+        }
+    }
+
+    /// Whether this client has sent a request of this kind here, as it does to the coordinator of its transactions.
+    pub fn has_seen(&self, client: &str, api_key: i16) -> bool {
+        locked(&self.state).seen.contains(&(client.to_owned(), api_key))
+    }
+
+    /// Tricks played so far.
+    pub fn played(&self) -> u32 {
+        locked(&self.state).played
+    }
+
+    /// Held requests that were forwarded into a later transaction.
+    pub fn late(&self) -> u32 {
+        locked(&self.state).late
+    }
+}
+
+impl Drop for KafkaProxy {
+    fn drop(&mut self) {
+        self.line.close();
+    }
+}
+
+/// Answers that are to be swallowed, and whose they are.
+#[derive(Default)]
+struct Answers {
+    swallowed: HashSet<i32>,
+    /// Requests sent twice: one of the two answers is swallowed.
+    twice: HashMap<i32, u32>,
+    client: String,
+}
+
+fn serve(state: &Arc<Mutex<State>>, client: TcpStream, server: TcpStream) {
+    let answers: Arc<Mutex<Answers>> = Arc::default();
+    let (Ok(from_server), Ok(to_client)) = (server.try_clone(), client.try_clone()) else { return };
+    let down = {
+        let (state, answers) = (Arc::clone(state), Arc::clone(&answers));
+        std::thread::spawn(move || bring_answers(&state, &answers, from_server, to_client))
+    };
+    let is_held = bring_requests(state, &answers, client, &server).unwrap_or(false);
+    if !is_held {
+        // Ended already.
+        let _ = server.shutdown(Shutdown::Both);
+    }
+    let _ = down.join();
+}
+
+/// Whether the server's connection is to stay, because a request of it is held.
+fn bring_requests(
+    state: &Mutex<State>,
+    answers: &Mutex<Answers>,
+    mut client: TcpStream,
+    server: &TcpStream,
+) -> io::Result<bool> {
+    let mut to_server = server.try_clone()?;
+    let mut is_held = false;
+    loop {
+        let frame = match wire::read_frame(&mut client) {
+            Ok(Some(frame)) => frame,
+            Ok(None) | Err(_) => return Ok(is_held),
+        };
+        let Some(request) = Request::of(&frame) else { return Ok(is_held) };
+        locked(answers).client.clone_from(&request.client);
+        match trick_for(state, &request) {
+            None => to_server.write_all(&frame)?,
+            Some(Trick::DropRequest) => {}
+            Some(Trick::DropResponse) => {
+                locked(answers).swallowed.insert(request.correlation);
+                to_server.write_all(&frame)?;
+            }
+            Some(Trick::Delay(wait)) => {
+                std::thread::sleep(wait);
+                to_server.write_all(&frame)?;
+            }
+            Some(Trick::Duplicate) => {
+                locked(answers).twice.insert(request.correlation, 1);
+                to_server.write_all(&frame)?;
+                to_server.write_all(&frame)?;
+            }
+            Some(Trick::HoldUntilLaterTransaction) => {
+                is_held = true;
+                let held = Held { request, frame, server: server.try_clone()?, since: Instant::now() };
+                locked(state).held.push(held);
+                continue;
+            }
+        }
+        release_into(state, &request);
+    }
+}
+
+fn trick_for(state: &Mutex<State>, request: &Request) -> Option<Trick> {
+    let mut state = locked(state);
+    state.seen.insert((request.client.clone(), request.api_key));
+    if state.cut_off.contains(&request.client) {
+        return Some(Trick::DropRequest);
+    }
+    let plan = state.plans.iter_mut().find(|plan| {
+        plan.times > 0
+            && plan.api_key == request.api_key
+            && plan.client.as_ref().is_none_or(|client| *client == request.client)
+    })?;
+    plan.times -= 1;
+    let trick = plan.trick;
+    state.played += 1;
+    Some(trick)
+}
+
+/// Forwards what is held of the transactional id whose next transaction begins just now.
+fn release_into(state: &Mutex<State>, request: &Request) {
+    if request.api_key != wire::ADD_PARTITIONS {
+        return;
+    }
+    let mut state = locked(state);
+    let is_due = |held: &Held| {
+        held.request.transactional == request.transactional && held.since.elapsed() > Duration::from_secs(3)
+    };
+    let Some(at) = state.held.iter().position(is_due) else { return };
+    let Held { frame, mut server, .. } = state.held.swap_remove(at);
+    state.late += 1;
+    std::thread::spawn(move || {
+        std::thread::sleep(INTO_THE_NEXT);
+        // The broker may have gone meanwhile.
+        let _ = server.write_all(&frame);
+    });
+}
+
+fn bring_answers(
+    state: &Mutex<State>,
+    answers: &Mutex<Answers>,
+    mut server: TcpStream,
+    mut client: TcpStream,
+) {
+    while let Ok(Some(frame)) = wire::read_frame(&mut server) {
+        let Some(correlation) = wire::correlation_of_response(&frame) else { break };
+        let is_swallowed = {
+            let mut answers = locked(answers);
+            let is_second = match answers.twice.get_mut(&correlation) {
+                Some(left) if *left > 0 => {
+                    *left -= 1;
+                    false
+                }
+                Some(_) => true,
+                None => false,
+            };
+            is_second
+                || answers.swallowed.remove(&correlation)
+                || locked(state).cut_off.contains(&answers.client)
+        };
+        if !is_swallowed && client.write_all(&frame).is_err() {
+            break;
+        }
+    }
+    // Ended already.
+    let _ = client.shutdown(Shutdown::Both);
+}

@@ -1,0 +1,6 @@
+//! A proxy between Millrace and a server, which can do to a connection what networks do.
+
+pub mod kafka;
+pub mod plain;
+mod pump;
+pub mod wire;
