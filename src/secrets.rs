@@ -1,7 +1,9 @@
 //! Secrets by reference. A secret's value is never written in a file of the project, and never printed.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::yaml::fields::{self, Fields};
 use crate::yaml::lint::{Lints, Span};
@@ -165,5 +167,61 @@ impl SecretRef {
             return Err(SecretError::TooLong(self.name()));
         }
         Ok(Some(Secret(value)))
+    }
+}
+
+/// Where a process finds its secrets: environment and files, and for names that are not set there what was made up.
+/// Nothing is made up unless it is asked for; a running installation has none.
+#[derive(Clone, Debug, Default)]
+pub struct Secrets {
+    made_up: Arc<BTreeMap<String, Secret>>,
+}
+
+impl Secrets {
+    /// With values for environment variables that are not set.
+    pub fn with_made_up(made_up: BTreeMap<String, Secret>) -> Self {
+        Self { made_up: Arc::new(made_up) }
+    }
+
+    /// Names and values that were made up.
+    pub fn made_up(&self) -> &BTreeMap<String, Secret> {
+        &self.made_up
+    }
+
+    /// Reads the value of `reference` now. `Ok(None)` when it is absent and may be.
+    ///
+    /// # Errors
+    /// As [`SecretRef::resolve`].
+    pub fn resolve(&self, reference: &SecretRef) -> Result<Option<Secret>, SecretError> {
+        match self.made_up_for(reference) {
+            Some(secret) => Ok(Some(secret.clone())),
+            None => reference.resolve(),
+        }
+    }
+
+    /// What was made up for `reference`; nothing when the environment has it.
+    pub fn made_up_for(&self, reference: &SecretRef) -> Option<&Secret> {
+        match &reference.place {
+            Place::Env(name) if std::env::var_os(name).is_none() => self.made_up.get(name),
+            Place::Env(_) | Place::File(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_made_up_stands_in_for_what_is_not_set_and_for_nothing_else() {
+        let reference = |name: &str| SecretRef { place: Place::Env(name.to_owned()), optional: false };
+        let made_up =
+            ["PATH", "MILLRACE_TEST_NEVER_SET"].map(|name| (name.to_owned(), Secret::new("made up")));
+        let secrets = Secrets::with_made_up(BTreeMap::from(made_up));
+        let value =
+            |secrets: &Secrets, name| secrets.resolve(&reference(name)).expect("there").expect("there");
+        assert_eq!(value(&secrets, "MILLRACE_TEST_NEVER_SET"), Secret::new("made up"));
+        assert_ne!(value(&secrets, "PATH"), Secret::new("made up"), "the environment comes first");
+        assert!(Secrets::default().resolve(&reference("MILLRACE_TEST_NEVER_SET")).is_err());
     }
 }

@@ -17,6 +17,7 @@ use crate::ingest::server::{self, Answered, Endpoint};
 use crate::kafka::producer::Producer;
 use crate::kafka::settings::ProducerSettings;
 use crate::plan::Plan;
+use crate::plan::sources::PlannedSource;
 use crate::secrets::SecretRef;
 
 /// The endpoint on `listener`, with every connector that has a source. `public_base_url` is where senders reach it,
@@ -31,13 +32,7 @@ pub fn role(
     public_base_url: Option<&str>,
     events: Option<mpsc::Sender<Answered>>,
 ) -> anyhow::Result<Role> {
-    let surroundings = Surroundings { secrets: &SecretRef::resolve, public_base_url };
-    let mut sources = Vec::new();
-    for (name, spec) in &plan.sources {
-        let source = Source::build(name, &spec.config, spec.extractors(), &surroundings)
-            .with_context(|| format!("connectors/{name}.yaml"))?;
-        sources.push((name.clone(), source));
-    }
+    let sources = sources(plan, servers, public_base_url)?;
     anyhow::ensure!(!sources.is_empty(), "no connector has a `source:`; there is nothing to take in");
     let producer = Producer::start(ProducerSettings::new(servers.kafka.clone()))
         .context("Kafka's producer cannot be made")?;
@@ -56,4 +51,22 @@ pub fn role(
             detail: format!("listening on {address}"),
         }),
     })
+}
+
+/// Every connector's source with its secrets.
+///
+/// # Errors
+/// When a secret has no value or cannot be used, or a connector needs to know its public address.
+pub fn sources(
+    plan: &Plan,
+    servers: &Servers,
+    public_base_url: Option<&str>,
+) -> anyhow::Result<Vec<(String, Source)>> {
+    let secrets = |reference: &SecretRef| servers.secrets.resolve(reference);
+    let surroundings = Surroundings { secrets: &secrets, public_base_url };
+    let source = |(name, spec): (&String, &PlannedSource)| {
+        let source = Source::build(name, &spec.config, spec.extractors(), &surroundings);
+        Ok((name.clone(), source.with_context(|| format!("connectors/{name}.yaml"))?))
+    };
+    plan.sources.iter().map(source).collect()
 }

@@ -13,7 +13,7 @@ use crate::ledger::Namespace;
 use crate::plan::Plan;
 use crate::schema::codec::Codec;
 use crate::schema::value::SharedSchema;
-use crate::secrets::Secret;
+use crate::secrets::{Secret, Secrets};
 use crate::stages::context::ValueFormat;
 
 /// Addresses and names of one process.
@@ -29,6 +29,8 @@ pub struct Servers {
     pub session_timeout: Duration,
     /// Name of this instance, stable over restarts.
     pub instance: String,
+    /// Where secrets come from.
+    pub secrets: Secrets,
 }
 
 impl Servers {

@@ -23,7 +23,8 @@ const CONNECTIONS_MAX: u32 = 8;
 /// When the registry does not answer, or a schema or a secret is refused.
 pub async fn live(plan: &Plan, servers: &Servers, codec: Arc<Codec>) -> anyhow::Result<Services> {
     let schemas = declare_schemas(plan, &codec).await?;
-    let destinations = Destinations::new(&plan.targets).context("a connector's `target:` cannot be used")?;
+    let destinations = Destinations::new(&plan.targets, &servers.secrets)
+        .context("a connector's `target:` cannot be used")?;
     let (sql, dedupe) = match &servers.postgres {
         Some(_) => {
             let pool = pool::lazy(servers.postgres_url()?, "worker", CONNECTIONS_MAX)

@@ -16,7 +16,7 @@ use crate::cli::{Exit, check, ends};
 use crate::kafka::settings::Connection;
 use crate::plan::Plan;
 use crate::schema::codec::Codec;
-use crate::secrets::Secret;
+use crate::secrets::{Secret, Secrets};
 use crate::telemetry::Metrics;
 
 /// How long a silent member of a group keeps its partitions, where nothing else is said.
@@ -33,6 +33,7 @@ pub fn servers(common: &Common, instance: &str, session_timeout: Duration) -> an
         postgres: common.postgres.clone().map(Secret::new),
         session_timeout,
         instance: instance.to_owned(),
+        secrets: Secrets::default(),
     })
 }
 

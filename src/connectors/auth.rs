@@ -10,7 +10,7 @@ use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use crate::connectors::oauth::{OauthConfig, OauthTokens};
 use crate::connectors::target::header_name;
 use crate::fault::Fault;
-use crate::secrets::{Secret, SecretError, SecretRef};
+use crate::secrets::{Secret, SecretError, SecretRef, Secrets};
 use crate::yaml::fields::{self, Fields};
 use crate::yaml::lint::Lints;
 use crate::yaml::node::{Node, Yaml};
@@ -98,20 +98,22 @@ impl AuthConfig {
     ///
     /// # Errors
     /// [`SecretError`], which names the reference.
-    pub fn resolve(&self) -> Result<Auth, SecretError> {
+    pub fn resolve(&self, secrets: &Secrets) -> Result<Auth, SecretError> {
         Ok(match self {
             Self::None => Auth::None,
-            Self::Bearer(token) => Auth::Bearer(needed(token)?),
+            Self::Bearer(token) => Auth::Bearer(needed(token, secrets)?),
             Self::Basic { username, password } => {
                 let username = match username {
                     Username::Literal(name) => name.clone().into_bytes(),
-                    Username::Reference(name) => needed(name)?.expose().to_vec(),
+                    Username::Reference(name) => needed(name, secrets)?.expose().to_vec(),
                 };
-                Auth::Basic { username: Secret::new(username), password: needed(password)? }
+                Auth::Basic { username: Secret::new(username), password: needed(password, secrets)? }
             }
-            Self::Header { name, value } => Auth::Header { name: name.clone(), value: needed(value)? },
-            Self::Query { name, value } => Auth::Query { name: name.clone(), value: needed(value)? },
-            Self::Oauth2(config) => Auth::Oauth2(OauthTokens::new(config)?),
+            Self::Header { name, value } => {
+                Auth::Header { name: name.clone(), value: needed(value, secrets)? }
+            }
+            Self::Query { name, value } => Auth::Query { name: name.clone(), value: needed(value, secrets)? },
+            Self::Oauth2(config) => Auth::Oauth2(OauthTokens::new(config, secrets)?),
         })
     }
 }
@@ -140,8 +142,8 @@ fn named(
 }
 
 /// The value of a secret that a call cannot do without: `optional: true` makes no sense here.
-pub(crate) fn needed(reference: &SecretRef) -> Result<Secret, SecretError> {
-    match reference.resolve()? {
+pub(crate) fn needed(reference: &SecretRef, secrets: &Secrets) -> Result<Secret, SecretError> {
+    match secrets.resolve(reference)? {
         Some(secret) => Ok(secret),
         None => Err(SecretError::Unset(reference.name())),
     }

@@ -20,7 +20,7 @@ use crate::connectors::call::{BodyFormat, CallConfig, CallMethod};
 use crate::connectors::form;
 use crate::connectors::target::{BaseUrl, TargetConfig, parse_base_url};
 use crate::fault::{Fault, FaultClass};
-use crate::secrets::SecretError;
+use crate::secrets::{SecretError, Secrets};
 
 /// Redirects followed for one call.
 const REDIRECTS_MAX: usize = 5;
@@ -109,16 +109,16 @@ impl Target {
     ///
     /// # Errors
     /// [`TargetError`], which names the connector and the reference.
-    pub fn new(name: Arc<str>, config: Arc<TargetConfig>) -> Result<Self, TargetError> {
+    pub fn new(name: Arc<str>, config: Arc<TargetConfig>, secrets: &Secrets) -> Result<Self, TargetError> {
         let secret = |source| TargetError::Secret { connector: Arc::clone(&name), source };
-        let auth = config.auth.resolve().map_err(secret)?;
+        let auth = config.auth.resolve(secrets).map_err(secret)?;
         if !auth.is_sendable() {
             return Err(TargetError::Unsendable { connector: name });
         }
         let base = match &config.base_url {
             BaseUrl::Literal(url) => url.clone(),
             BaseUrl::Reference(reference) => {
-                let text = crate::connectors::auth::needed(reference).map_err(secret)?;
+                let text = crate::connectors::auth::needed(reference, secrets).map_err(secret)?;
                 let url = std::str::from_utf8(text.expose())
                     .map_err(|_| "it is not text")
                     .and_then(|text| parse_base_url(text.trim()));

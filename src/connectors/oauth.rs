@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 use crate::connectors::auth::needed;
 use crate::connectors::target::parse_base_url;
 use crate::fault::{Fault, FaultClass};
-use crate::secrets::{Secret, SecretError, SecretRef};
+use crate::secrets::{Secret, SecretError, SecretRef, Secrets};
 use crate::yaml::fields::{self, Fields};
 use crate::yaml::lint::Lints;
 use crate::yaml::node::Node;
@@ -98,11 +98,11 @@ impl OauthTokens {
     ///
     /// # Errors
     /// [`SecretError`], which names the reference.
-    pub fn new(config: &OauthConfig) -> Result<Self, SecretError> {
+    pub fn new(config: &OauthConfig, secrets: &Secrets) -> Result<Self, SecretError> {
         Ok(Self {
             token_url: config.token_url.clone(),
-            client_id: needed(&config.client_id)?,
-            client_secret: needed(&config.client_secret)?,
+            client_id: needed(&config.client_id, secrets)?,
+            client_secret: needed(&config.client_secret, secrets)?,
             scope: config.scope.clone(),
             current: Mutex::new(None),
         })

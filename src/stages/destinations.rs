@@ -15,6 +15,7 @@ use crate::connectors::breaker::{Breaker, Ending, Ticket};
 use crate::connectors::http::{CallInputs, Target, TargetError};
 use crate::connectors::target::TargetConfig;
 use crate::fault::{Fault, FaultClass};
+use crate::secrets::Secrets;
 use crate::stages::clock::Clock;
 use crate::stages::limits::{Bucket, Limit};
 use crate::telemetry::{self, names};
@@ -45,7 +46,10 @@ impl Destinations {
     ///
     /// # Errors
     /// The first target that cannot be used.
-    pub fn new(targets: &BTreeMap<String, Arc<TargetConfig>>) -> Result<Self, TargetError> {
+    pub fn new(
+        targets: &BTreeMap<String, Arc<TargetConfig>>,
+        secrets: &Secrets,
+    ) -> Result<Self, TargetError> {
         let mut destinations = BTreeMap::new();
         for (name, config) in targets {
             let name: Arc<str> = name.as_str().into();
@@ -56,7 +60,7 @@ impl Destinations {
                 bucket,
                 slots: Semaphore::new(limits.concurrency.get() as usize),
                 breaker: Mutex::new(Breaker::new(config.breaker)),
-                target: Target::new(Arc::clone(&name), Arc::clone(config))?,
+                target: Target::new(Arc::clone(&name), Arc::clone(config), secrets)?,
             };
             destinations.insert(name, destination);
         }

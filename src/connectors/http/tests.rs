@@ -8,6 +8,7 @@ use crate::connectors::http::loopback::{Server, answer, server};
 use crate::connectors::http::{CallInputs, Target};
 use crate::connectors::target::TargetConfig;
 use crate::fault::{Fault, FaultClass};
+use crate::secrets::Secrets;
 use crate::yaml::lint::{Lints, SourceFile};
 use crate::yaml::node::parse;
 
@@ -18,7 +19,8 @@ fn target(server: &Server, more: &str) -> Target {
     let node = parse(&file, &mut lints).expect("YAML");
     let config = TargetConfig::decode(&node, &mut lints);
     assert!(lints.0.is_empty(), "{:?}", lints.0);
-    Target::new("crm".into(), Arc::new(config.expect("a target"))).expect("secrets are there")
+    Target::new("crm".into(), Arc::new(config.expect("a target")), &Secrets::default())
+        .expect("secrets are there")
 }
 
 /// A secret in a file, as a reference.
@@ -213,7 +215,7 @@ fn a_missing_secret_is_named_at_start() {
     let mut lints = Lints::default();
     let node = parse(&file, &mut lints).expect("YAML");
     let config = TargetConfig::decode(&node, &mut lints).expect("a target");
-    let error = Target::new("crm".into(), Arc::new(config)).expect_err("no secret");
+    let error = Target::new("crm".into(), Arc::new(config), &Secrets::default()).expect_err("no secret");
     assert_eq!(error.to_string(), "connector crm: credentials are missing");
     let source = std::error::Error::source(&error).expect("a source").to_string();
     assert_eq!(source, "environment variable MILLRACE_TEST_NEVER_SET is not set");

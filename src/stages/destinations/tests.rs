@@ -6,6 +6,7 @@ use crate::connectors::http::CallInputs;
 use crate::connectors::http::loopback::{Server, answer, server};
 use crate::connectors::target::TargetConfig;
 use crate::fault::FaultClass;
+use crate::secrets::Secrets;
 use crate::stages::clock::Clock;
 use crate::stages::destinations::Destinations;
 use crate::yaml::lint::{Lints, SourceFile};
@@ -22,7 +23,7 @@ fn destinations(server: &Server, more: &str) -> Destinations {
     let config = TargetConfig::decode(&node, &mut lints).expect("a target");
     assert!(lints.0.is_empty(), "{:?}", lints.0);
     let targets = BTreeMap::from([(String::from("crm"), Arc::new(config))]);
-    Destinations::new(&targets).expect("no secrets")
+    Destinations::new(&targets, &Secrets::default()).expect("no secrets")
 }
 
 fn inputs() -> CallInputs {
