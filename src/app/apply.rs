@@ -61,20 +61,26 @@ impl Found {
     }
 }
 
-/// Brings all named servers in line, and gives what was done.
+impl Targets {
+    /// Everything that a process works with.
+    pub fn of(servers: &Servers) -> Self {
+        let Servers { kafka, registry, postgres, session_timeout: _, instance: _, secrets: _ } = servers;
+        Self {
+            kafka: Some(kafka.clone()),
+            registry: registry.clone(),
+            postgres: postgres.clone(),
+            replication: None,
+        }
+    }
+}
+
+/// Brings the named servers in line, and gives what was done.
 ///
 /// # Errors
 /// When something cannot become what the project says (nothing is changed then), or a server fails.
-pub async fn apply(plan: &Plan, servers: &Servers) -> anyhow::Result<Vec<Change>> {
-    let Servers { kafka, registry, postgres, .. } = servers;
-    let targets = Targets {
-        kafka: Some(kafka.clone()),
-        registry: registry.clone(),
-        postgres: postgres.clone(),
-        replication: None,
-    };
-    let found = find(plan, &targets).await?;
-    carry_out(plan, &targets, &found).await?;
+pub async fn bring(plan: &Plan, targets: &Targets) -> anyhow::Result<Vec<Change>> {
+    let found = find(plan, targets).await?;
+    carry_out(plan, targets, &found).await?;
     Ok(found.changes)
 }
 

@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::server::{self, Health};
+use crate::admin::server::{self, Health, HealthProbe};
 use crate::telemetry::Metrics;
 
 /// How long one role may take to stop before the next is told to.
@@ -90,12 +90,25 @@ pub async fn serve_health(
     roles: &[Role],
     shutdown: CancellationToken,
 ) -> anyhow::Result<SocketAddr> {
+    let probes: Vec<_> = roles.iter().map(|role| Arc::clone(&role.health)).collect();
+    let probe: HealthProbe = Arc::new(move || probes.iter().map(|probe| probe()).collect());
+    serve_probe(address, metrics, probe, shutdown).await
+}
+
+/// Serves metrics and what `probe` tells at `address` until `shutdown`; gives the address it listens on.
+///
+/// # Errors
+/// When the address is taken.
+pub async fn serve_probe(
+    address: SocketAddr,
+    metrics: Metrics,
+    probe: HealthProbe,
+    shutdown: CancellationToken,
+) -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address} for metrics; choose another with --metrics"))?;
     let address = listener.local_addr()?;
-    let probes: Vec<_> = roles.iter().map(|role| Arc::clone(&role.health)).collect();
-    let probe: server::HealthProbe = Arc::new(move || probes.iter().map(|probe| probe()).collect());
     tokio::spawn(async move {
         if let Err(error) = server::serve(listener, metrics, probe, shutdown).await {
             tracing::error!(%error, "metrics and health are no longer served");

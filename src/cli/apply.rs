@@ -115,7 +115,8 @@ fn text(found: &Found) -> String {
     text
 }
 
-fn lines(changes: &[Change]) -> String {
+/// A line for each change.
+pub fn lines(changes: &[Change]) -> String {
     let width = changes.iter().map(|change| change.name.chars().count()).max().unwrap_or(0);
     let kind = changes.iter().map(|change| change.what.len()).max().unwrap_or(0);
     let line = |change: &Change| {

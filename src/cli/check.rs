@@ -93,7 +93,8 @@ pub fn namespace(common: &Common) -> anyhow::Result<Namespace> {
     })
 }
 
-fn report(loaded: &Loaded, is_coloured: bool) -> String {
+/// Every mistake, and the count.
+pub fn report(loaded: &Loaded, is_coloured: bool) -> String {
     let text = lint_output::text(&loaded.lints, is_coloured);
     let summary = lint_output::summary(&loaded.lints, loaded.project.files.len(), loaded.took);
     format!("{text}{summary}\n")
@@ -107,6 +108,11 @@ pub fn has_errors(lints: &[Lint]) -> bool {
 /// Colours are for people at a terminal who have not asked to be spared (<https://no-color.org>).
 fn is_coloured(is_terminal: bool) -> bool {
     is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Whether standard output gets colours.
+pub fn is_coloured_output() -> bool {
+    is_coloured(std::io::stdout().is_terminal())
 }
 
 /// A warning for each secret that has no value in this environment.

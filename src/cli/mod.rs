@@ -4,6 +4,7 @@ pub mod apply;
 pub mod args;
 pub mod ask;
 pub mod check;
+pub mod dev;
 pub mod dlq;
 pub mod doctor;
 pub mod health;
@@ -14,6 +15,7 @@ pub mod output;
 pub mod quickstart;
 pub mod roles;
 pub mod send;
+pub mod show;
 pub mod tail;
 pub mod test;
 pub mod topics;
@@ -91,6 +93,7 @@ pub fn run(typed: Cli) -> anyhow::Result<Exit> {
         Verb::Lag(arguments) => lag::run(&common, &arguments),
         Verb::Ledger(arguments) => ledger::run(&common, &arguments),
         Verb::Doctor => doctor::run(&common),
+        Verb::Dev(arguments) => dev::run(&common, &arguments),
         Verb::Quickstart(arguments) => quickstart::run(&common, &arguments),
         Verb::Health(arguments) => health::run(arguments.metrics.metrics),
         Verb::Completions(arguments) => completions(arguments.shell),

@@ -28,6 +28,14 @@ pub fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
     print(&format!("{}\n", serde_json::to_string_pretty(value)?))
 }
 
+/// Prints one value as JSON on a line of its own, for what has no end.
+///
+/// # Errors
+/// As [`json`].
+pub fn json_line<T: Serialize>(value: &T) -> anyhow::Result<()> {
+    print(&format!("{}\n", serde_json::to_string(value)?))
+}
+
 /// Prints text; a closed pipe is the end of the program, not a failure of it.
 ///
 /// # Errors

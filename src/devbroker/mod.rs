@@ -91,7 +91,7 @@ impl Broker {
                 }
             });
         })?;
-        tracing::warn!(%address, "development broker: in memory, for development only, gone when this process ends");
+        tracing::info!(%address, "development broker: in memory, for development only, gone when this process ends");
         Ok(Self { address, shared, stop: Some(stop), thread: Some(thread) })
     }
 

@@ -18,6 +18,8 @@ pub async fn missing_views(pool: &PgPool, kpis: &[KpiSpec]) -> Result<Vec<String
     let known = relation_exists(pool, "kpi_definitions").await?;
     let mut missing = Vec::new();
     for spec in kpis {
+        // A view without the definition that it reads shows nothing, and is made again.
+        let mut is_defined = false;
         if known {
             let row = sqlx::query(
                 "select fact, aggregate, dimensions, time_zone from kpi_definitions where kpi = $1",
@@ -33,11 +35,12 @@ pub async fn missing_views(pool: &PgPool, kpis: &[KpiSpec]) -> Result<Vec<String
                     time_zone: row.try_get(3)?,
                 };
                 ddl::kpi(spec, Some(&definition))?;
+                is_defined = true;
             }
         }
         for window in &spec.windows {
             let view = spec.view(*window);
-            if !relation_exists(pool, &view).await? {
+            if !is_defined || !relation_exists(pool, &view).await? {
                 missing.push(view);
             }
         }

@@ -9,6 +9,7 @@ pub mod apply;
 pub mod copy;
 pub mod ddl;
 pub mod fold;
+pub mod forget;
 pub mod inspect;
 pub mod lane;
 pub mod publish;

@@ -9,6 +9,7 @@ mod chaos_parts;
 mod cli;
 mod concurrency;
 mod copying;
+mod dev;
 mod exactly_once;
 mod outbound;
 mod poison;

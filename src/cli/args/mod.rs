@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cli::args::dlq::DlqVerb;
-use crate::cli::args::embedded::QuickstartArgs;
+use crate::cli::args::embedded::{DevArgs, QuickstartArgs};
 use crate::cli::args::project::{ApplyArgs, CheckArgs, PlanArgs, TestArgs};
 use crate::cli::args::records::{LagArgs, LedgerArgs, SendArgs, TailArgs};
 use crate::cli::args::roles::{IngestArgs, MetricsArgs, ProjectArgs, UpArgs, WorkerArgs};
@@ -134,6 +134,8 @@ pub enum Verb {
         millrace doctor --output json"
     )]
     Doctor,
+    /// Run an author's project on servers that come with it, and take changes over while it runs.
+    Dev(DevArgs),
     /// See the main job done: signed webhooks in, KPIs out.
     Quickstart(QuickstartArgs),
     /// Ask a running role whether it is ready; for container health checks.

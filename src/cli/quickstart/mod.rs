@@ -1,37 +1,36 @@
 //! `millrace quickstart`: every role in one process, signed webhooks posted at its own endpoint, each event's way as
 //! it happens, and the KPI tables read back with SQL.
 
-mod results;
+mod tables;
 mod webhooks;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use chrono::Utc;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
-use crate::app::servers::Servers;
-use crate::app::{self, supervise};
-use crate::cli::args::Common;
+use crate::app::embedded::{self, Wanted};
+use crate::app::follow::Following;
+use crate::app::session::Session;
+use crate::app::stack::Door;
+use crate::app::{made_up, supervise};
 use crate::cli::args::embedded::QuickstartArgs;
+use crate::cli::args::{Common, Output};
 use crate::cli::quickstart::webhooks::{Expected, Webhook};
-use crate::cli::{Exit, check, ends, output, roles};
+use crate::cli::show::{self, Happening};
+use crate::cli::{Exit, apply, check, ends, output, roles};
 use crate::connectors::sender::Sender;
 use crate::ingest::server::Answered;
 use crate::ledger::{ExecutionResult, Outcome};
 use crate::plan::Plan;
-use crate::postgres::{pool, reach};
-use crate::secrets::{Place, Secret, SecretRef};
+use crate::postgres::pool;
+use crate::secrets::{Secret, Secrets};
 use crate::telemetry::Metrics;
 
 /// How long everything expected may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(60);
-const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 const NEEDED: [&str; 2] = ["stripe", "hubspot"];
 
 /// Runs the quickstart.
@@ -39,78 +38,84 @@ const NEEDED: [&str; 2] = ["stripe", "hubspot"];
 /// # Errors
 /// Whatever keeps it from showing what it shows.
 pub fn run(common: &Common, arguments: &QuickstartArgs) -> anyhow::Result<Exit> {
+    let begun = Instant::now();
     let loaded = check::load(&common.project, &check::namespace(common)?)?;
-    set_missing_secrets(loaded.project.connectors.values().flat_map(|thing| SecretRef::all_in(&thing.node)));
+    let secrets = made_up::missing(&loaded.project, &Secrets::default());
     let (_, plan) = check::accepted(loaded)?;
     if let Some(missing) = NEEDED.iter().find(|name| !plan.sources.contains_key(**name)) {
         let message = format!(
             "the quickstart needs the project that Millrace ships: connectors/{missing}.yaml is not in {}; \
-             run it in Millrace's own folder, or `millrace up` for a project of yours",
+             run it in Millrace's own folder, or `millrace dev` for a project of yours",
             common.project.display()
         );
         return Err(ends(Exit::Refused, message));
     }
-    let servers = roles::servers(common, "quickstart", SESSION_TIMEOUT)?;
+    let wanted = Wanted {
+        named: apply::named(common, None)?,
+        state: None,
+        broker_port: 0,
+        postgres_port: 0,
+        instance: "quickstart",
+    };
     let metrics = Metrics::install()?;
-    roles::runtime()?.block_on(show(plan, servers, metrics, arguments))
+    roles::runtime()?.block_on(show(Setting { plan, secrets, wanted, begun }, metrics, common, arguments))
 }
 
-/// Secrets that the connectors name and nobody set get a value for this process alone.
-fn set_missing_secrets<S>(secrets: impl Iterator<Item = (SecretRef, S)>) {
-    for (secret, _) in secrets {
-        let SecretRef { place: Place::Env(name), optional: false } = secret else { continue };
-        if std::env::var_os(&name).is_none() {
-            let value = made_up_secret();
-            // SAFETY: called before the runtime and any client starts, so no other thread reads the environment.
-            unsafe { std::env::set_var(&name, value) };
-        }
-    }
-}
-
-/// A secret that fits every scheme: Standard Webhooks wants base64 after its prefix, the others take any text.
-fn made_up_secret() -> String {
-    let random = [uuid::Uuid::new_v4().into_bytes(), uuid::Uuid::new_v4().into_bytes()].concat();
-    format!("whsec_{}", STANDARD.encode(random))
+/// What is known before anything starts.
+struct Setting {
+    plan: Plan,
+    secrets: Secrets,
+    wanted: Wanted,
+    begun: Instant,
 }
 
 async fn show(
-    plan: Plan,
-    servers: Servers,
+    setting: Setting,
     metrics: Metrics,
+    common: &Common,
     arguments: &QuickstartArgs,
 ) -> anyhow::Result<Exit> {
-    let begun = Instant::now();
+    let Setting { plan, secrets, wanted, begun } = setting;
     let shutdown = supervise::shutdown_on_signal()?;
-    app::apply::apply(&plan, &servers).await?;
-    let listener = roles::listen(arguments.listen).await?;
-    let endpoint = format!("http://{}", listener.local_addr()?);
-    let (tell, answered) = mpsc::channel(1000);
-    let mut all = vec![app::ingest::role(&plan, &servers, listener, Some(&endpoint), Some(tell))?];
-    let codec = servers.codec(&plan.namespace).await?;
-    all.extend(roles::workers(&plan, &servers, &[], Arc::clone(&codec)).await?);
-    all.push(app::project::role(&plan, &servers, Arc::clone(&codec))?);
-    let admin = CancellationToken::new();
-    let metrics_at = supervise::serve_health(arguments.metrics.metrics, metrics, &all, admin.clone()).await?;
-    print_addresses(&servers, &endpoint, &metrics_at.to_string())?;
-    let results = results::follow(servers.kafka.clone(), plan.namespace.executions_topic(), codec).await?;
-    let stop = CancellationToken::new();
-    let mut running = tokio::spawn(supervise::run(all, stop.clone()));
-    let demonstration = Demonstration { plan: &plan, endpoint: &endpoint, answered, results, begun };
+    let mut door = Door::new(arguments.listen, None);
+    // A port that is taken is said before anything is started.
+    door.open()?;
+    let start = async {
+        let mut embedded = embedded::start(wanted).await?;
+        embedded.servers.secrets = secrets;
+        Session::open(&plan, embedded, door, metrics, arguments.metrics.metrics).await
+    };
+    let mut session = tokio::select! {
+        session = start => session?,
+        () = shutdown.cancelled() => return Ok(Exit::Done),
+    };
+    let is_text = common.output == Output::Text;
+    if is_text {
+        output::print(&addresses(&session))?;
+    }
+    let demonstration = Demonstration {
+        plan: &plan,
+        endpoint: session.stack.url(),
+        secrets: session.embedded.servers.secrets.clone(),
+        answered: &mut session.answered,
+        results: &mut session.results,
+        begun,
+        output: common.output,
+    };
+    let postgres = session.embedded.servers.postgres_url()?.to_owned();
     let outcome = tokio::select! {
-        outcome = demonstration.run(servers.postgres_url()?) => Some(outcome),
+        outcome = demonstration.run(&postgres) => Some(outcome),
         () = shutdown.cancelled() => None,
-        ended = &mut running => return ended?.map(|()| Exit::Failed),
+        failed = session.stack.ended() => Some(Err(failed)),
     };
     if let (Some(Ok(_)), false) = (&outcome, arguments.once) {
-        print_next(&endpoint, &metrics_at.to_string())?;
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            ended = &mut running => return ended?.map(|()| Exit::Failed),
+        if is_text {
+            print_next(&session)?;
         }
+        let failed = show::events(&mut session, &plan, common.output, &shutdown).await;
+        failed.context("the quickstart cannot go on")?;
     }
-    stop.cancel();
-    let ended = running.await?;
-    admin.cancel();
+    let ended = session.close().await;
     match outcome {
         None => ended.map(|()| Exit::Done),
         Some(Err(error)) => Err(error),
@@ -118,40 +123,45 @@ async fn show(
     }
 }
 
-fn print_addresses(servers: &Servers, endpoint: &str, metrics_at: &str) -> anyhow::Result<()> {
-    let registry = servers.registry.as_deref().unwrap_or("none; the schemas of the project are used");
-    output::print(&format!(
-        "kafka      {}\nregistry   {registry}\npostgres   {}\ningest     {endpoint}/hooks/<connector>\nmetrics    http://{metrics_at}/metrics\n\n",
-        servers.kafka.brokers,
-        reach::place(servers.postgres_url()?).unwrap_or_default(),
-    ))
+fn addresses(session: &Session) -> String {
+    let mut lines = session.embedded.lines.clone();
+    let line = |name: &str, what: String| [name.to_owned(), what, String::new()];
+    lines.push(line("ingest", format!("{}/hooks/<connector>", session.stack.url())));
+    lines.push(line("metrics", format!("http://{}/metrics", session.metrics_at)));
+    format!("{}\n", show::addresses(&lines))
 }
 
-fn print_next(endpoint: &str, metrics_at: &str) -> anyhow::Result<()> {
-    let key = std::env::var("HELLO_API_KEY").unwrap_or_default();
+fn print_next(session: &Session) -> anyhow::Result<()> {
+    let key = session.embedded.servers.secrets.made_up().get("HELLO_API_KEY");
+    let key = key.map(|key| String::from_utf8_lossy(key.expose()).into_owned());
     output::print(&format!(
-        "\nPost your own:\n  curl -i {endpoint}/hooks/hello -H 'x-api-key: {key}' -H 'content-type: application/json' \
-         -d '{{\"name\": \"Ada\"}}'\nMetrics: http://{metrics_at}/metrics   Stop with Ctrl-C.\n"
+        "\nPost your own:\n  curl -i {}/hooks/hello -H 'x-api-key: {}' -H 'content-type: application/json' \
+         -d '{{\"name\": \"Ada\"}}'\nMetrics: http://{}/metrics   Stop with Ctrl-C.\n",
+        session.stack.url(),
+        key.as_deref().unwrap_or("$HELLO_API_KEY"),
+        session.metrics_at,
     ))
 }
 
 /// Posts, waits, and tells whether everything came.
 struct Demonstration<'a> {
     plan: &'a Plan,
-    endpoint: &'a str,
-    answered: mpsc::Receiver<Answered>,
-    results: mpsc::Receiver<ExecutionResult>,
+    endpoint: String,
+    secrets: Secrets,
+    answered: &'a mut mpsc::Receiver<Answered>,
+    results: &'a mut Following<ExecutionResult>,
     begun: Instant,
+    output: Output,
 }
 
 impl Demonstration<'_> {
     async fn run(mut self, postgres: &str) -> anyhow::Result<Exit> {
         let pool = pool::lazy(postgres, "quickstart", 1)?;
-        let facts_before = results::facts(&pool).await?;
+        let facts_before = tables::facts(&pool).await?;
         let now = Utc::now();
         let run = format!("qs{}", now.timestamp_micros());
         let webhooks = webhooks::all(&self.secrets()?, &run, now);
-        let sender = Sender::new(self.endpoint.to_owned())?;
+        let sender = Sender::new(self.endpoint.clone())?;
         let mut waiting = HashMap::new();
         let mut good = true;
         let deadline = Instant::now() + PATIENCE;
@@ -164,36 +174,44 @@ impl Demonstration<'_> {
             .filter(|event| event.outcome == Outcome::Succeeded)
             .count();
         while !waiting.is_empty() {
-            let Ok(result) = tokio::time::timeout_at(deadline.into(), self.results.recv()).await else {
+            let Ok(result) = tokio::time::timeout_at(deadline.into(), self.results.next()).await else {
                 break;
             };
             let result = result.context("the execution results ended")?;
             if let Some(expected) = waiting.remove(&result.event_id) {
-                good &= print_result(&result, expected)?;
+                good &= print_result(&result, expected, self.output)?;
             }
-        }
-        for (id, expected) in &waiting {
-            output::print(&format!("{id}   did not arrive: {} should have ended it\n", expected.pipeline))?;
         }
         let wanted = facts_before + i64::try_from(facts)?;
         let arrived =
-            results::until_facts(&pool, wanted, deadline.saturating_duration_since(Instant::now())).await?;
-        results::print_tables(&pool).await?;
+            tables::until_facts(&pool, wanted, deadline.saturating_duration_since(Instant::now())).await?;
+        tables::print(&pool, self.output).await?;
         let all_good = good && arrived && waiting.is_empty();
+        self.print_verdict(all_good, &waiting)?;
+        Ok(if all_good { Exit::Done } else { Exit::Failed })
+    }
+
+    fn print_verdict(&self, all_good: bool, missing: &HashMap<String, Expected>) -> anyhow::Result<()> {
+        let seconds = self.begun.elapsed().as_secs_f64();
+        if self.output == Output::Json {
+            let missing: Vec<&String> = missing.keys().collect();
+            return output::json_line(&serde_json::json!({
+                "what": "verdict", "all_arrived": all_good, "missing": missing, "seconds": seconds,
+            }));
+        }
+        for (id, expected) in missing {
+            output::print(&format!("{id}   did not arrive: {} should have ended it\n", expected.pipeline))?;
+        }
         let verdict =
             if all_good { "everything expected arrived" } else { "NOT everything expected arrived" };
-        output::print(&format!(
-            "\n{verdict}, {:.1} s after the start\n",
-            self.begun.elapsed().as_secs_f64()
-        ))?;
-        Ok(if all_good { Exit::Done } else { Exit::Failed })
+        output::print(&format!("\n{verdict}, {seconds:.1} s after the start\n"))
     }
 
     fn secrets(&self) -> anyhow::Result<webhooks::Secrets> {
         Ok(webhooks::Secrets {
             stripe: self.secret("stripe")?,
             hubspot: self.secret("hubspot")?,
-            public_base_url: self.endpoint.to_owned(),
+            public_base_url: self.endpoint.clone(),
         })
     }
 
@@ -201,7 +219,7 @@ impl Demonstration<'_> {
     fn secret(&self, connector: &str) -> anyhow::Result<Secret> {
         let source = self.plan.sources.get(connector).context("looked for at the start")?;
         let secret = source.config.verify.secrets.first().context("the connector names no secret")?;
-        secret.resolve()?.context("the secret has no value")
+        self.secrets.resolve(secret)?.context("the secret has no value")
     }
 
     /// Posts one webhook and prints what the endpoint made of it; its events are waited for from now on.
@@ -220,36 +238,17 @@ impl Demonstration<'_> {
         for event in expected {
             let told =
                 tokio::time::timeout(PATIENCE, self.answered.recv()).await?.context("the endpoint ended")?;
-            let Answered { connector, status, reason, event: accepted } = told;
-            match (&accepted, event) {
-                (Some(accepted), Some(event)) => {
-                    output::print(&format!(
-                        "{:<28} {connector:<9} {:<26} accepted\n",
-                        accepted.id, accepted.kind
-                    ))?;
-                    waiting.insert(accepted.id.clone(), *event);
-                }
-                _ => output::print(&format!("{:<28} {connector:<9} {:<26} {status} {reason}\n", "-", "-"))?,
+            if let (Some(accepted), Some(event)) = (&told.event, event) {
+                waiting.insert(accepted.id.clone(), *event);
             }
+            show::print(self.output, &Happening::answered(told, None))?;
         }
         let is_success = (200..300).contains(&answer.status);
         Ok(if is_refused { answer.status == webhook.status } else { is_success })
     }
 }
 
-fn print_result(result: &ExecutionResult, expected: Expected) -> anyhow::Result<bool> {
-    let stage = result.stage.as_deref().map(|stage| format!("at `{stage}`")).unwrap_or_default();
-    let detail = match (&result.error, result.outcome) {
-        (Some(error), _) => format!("{stage}: {error}"),
-        (None, Outcome::Succeeded) => format!("{} records", result.records_out),
-        (None, _) => stage,
-    };
-    let milliseconds = result.duration_us as f64 / 1000.0;
-    output::print(&format!(
-        "{:<28} {:<16} {:<14} {milliseconds:>7.1} ms   {detail}\n",
-        result.event_id,
-        result.pipeline,
-        result.outcome.name(),
-    ))?;
+fn print_result(result: &ExecutionResult, expected: Expected, output: Output) -> anyhow::Result<bool> {
+    show::print(output, &Happening::ended(result))?;
     Ok(result.pipeline == expected.pipeline && result.outcome == expected.outcome)
 }

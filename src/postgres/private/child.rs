@@ -37,8 +37,11 @@ pub fn initialise(programs: &Programs, home: &Home, user: Option<&User>) -> Resu
     finish("initdb", initdb, home, "")?;
     // Without a server: nobody can connect before the access rules are in place.
     let mut alone = command(&programs.postgres, &data, user, libc::SIGKILL);
-    alone.arg("--single").arg("-D").arg(&data).args(["-F", "-c", "exit_on_error=on", "postgres"]);
-    let orders = format!("create role {NAME} login createdb\ncreate database {NAME} owner {NAME}\n");
+    alone.arg("--single").arg("-D").arg(&data).args(["-F", "-c", "exit_on_error=on", "template1"]);
+    // The database that initdb makes is renamed: to copy another costs as much as all the rest here.
+    let orders = format!(
+        "create role {NAME} login createdb\nalter database postgres rename to {NAME}\nalter database {NAME} owner to {NAME}\n"
+    );
     finish("postgres --single", alone, home, &orders)?;
     let rules = data.join("pg_hba.conf");
     fs::write(&rules, ACCESS).map_err(|source| system("write", &rules, source))?;

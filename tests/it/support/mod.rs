@@ -7,6 +7,7 @@ pub mod destination;
 #[path = "../../support/dice.rs"]
 pub mod dice;
 pub mod events;
+pub mod live;
 #[path = "../../support/millrace.rs"]
 pub mod millrace;
 pub mod project;

@@ -1,62 +1,17 @@
-//! What became of the events: execution results from their topic, KPIs from Postgres.
+//! KPI tables that the quickstart shows, read back with SQL.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde_json::{Map, Value};
-use tokio::sync::mpsc;
 
+use crate::cli::args::Output;
 use crate::cli::output;
-use crate::kafka::settings::Connection;
-use crate::kafka::tail::{Begin, End, Tail};
-use crate::ledger::ExecutionResult;
 use crate::postgres::pool::Pool;
 use crate::postgres::rows;
-use crate::schema::codec::Codec;
-use std::sync::Arc;
 
-const POLL: Duration = Duration::from_millis(200);
 /// Pause between two looks at Postgres.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
-
-/// Execution results that are written from now on. Opened before the first webhook is posted.
-///
-/// # Errors
-/// When the topic cannot be read.
-pub async fn follow(
-    kafka: Connection,
-    topic: Arc<str>,
-    codec: Arc<Codec>,
-) -> anyhow::Result<mpsc::Receiver<ExecutionResult>> {
-    let tail = tokio::task::spawn_blocking(move || Tail::open(&kafka, &topic, Begin::Newest, End::Never))
-        .await?
-        .context("the execution results cannot be followed")?;
-    let (tell, results) = mpsc::channel(1000);
-    std::thread::Builder::new().name(String::from("results")).spawn(move || read(tail, &codec, &tell))?;
-    Ok(results)
-}
-
-/// Reads until nobody listens any more.
-fn read(mut tail: Tail, codec: &Codec, tell: &mpsc::Sender<ExecutionResult>) {
-    let mut records = Vec::new();
-    while !tell.is_closed() {
-        if let Err(error) = tail.read(POLL, &mut records) {
-            tracing::error!(error = crate::telemetry::logs::chain(&error), "execution results");
-            return;
-        }
-        for record in records.drain(..) {
-            let value = record.value.unwrap_or_default();
-            match codec.read_execution(&value) {
-                Ok(result) => {
-                    let _ = tell.blocking_send(result);
-                }
-                Err(error) => {
-                    tracing::error!(%error, offset = record.offset, "an execution result is not readable")
-                }
-            }
-        }
-    }
-}
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// KPI tables that the quickstart shows: title, statement, columns.
 const TABLES: [(&str, &str, &[&str]); 2] = [
@@ -106,9 +61,13 @@ pub async fn until_facts(pool: &Pool, wanted: i64, patience: Duration) -> anyhow
 ///
 /// # Errors
 /// When Postgres does not answer or the output is closed.
-pub async fn print_tables(pool: &Pool) -> anyhow::Result<()> {
+pub async fn print(pool: &Pool, output: Output) -> anyhow::Result<()> {
     for (title, statement, columns) in TABLES {
         let rows = rows::query(pool, statement, &[]).await.context("the KPI tables cannot be read")?;
+        if output == Output::Json {
+            output::json_line(&serde_json::json!({"what": "table", "title": title, "rows": rows}))?;
+            continue;
+        }
         let cells: Vec<Vec<String>> =
             rows.iter().map(|row| columns.iter().map(|column| cell(row, column)).collect()).collect();
         output::print(&format!("\n{title}\n{}", output::table(columns, &cells)))?;
