@@ -129,8 +129,8 @@ install_for() {
   if [ "${#missing[@]}" -eq 0 ]; then return 0; fi
   if ! command -v apt-get >/dev/null; then
     say "error: missing on this machine: ${missing[*]}"
-    say "This script installs packages on Debian and Ubuntu only. Please install by hand: a C and a C++ compiler, make,"
-    say "Java $JAVA_MIN or newer, Maven, curl and the PostgreSQL server (initdb, postgres and psql), then run it again."
+    say "This script installs packages on Debian and Ubuntu only. Please install these by hand, then run it again"
+    say "(java: version $JAVA_MIN or newer; postgresql: the server's programs initdb, postgres and psql)."
     exit 1
   fi
   apt_install "${missing[@]}"

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What scripts/quickstart and scripts/test share: building, and private servers that live as long as the script does.
+# What the scripts share: where the build is, and private servers that live as long as the script does.
 # Sourced after install.sh.
 
 # The folder of the private servers while there are any, and the process that starts them.
