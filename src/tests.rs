@@ -1,5 +1,7 @@
 //! Holds the shape of the source: the direction of imports (rank 0 is for everyone), one home for each external crate, and the size of files.
 
+pub mod histories;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

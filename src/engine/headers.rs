@@ -76,6 +76,10 @@ pub mod dead_letter {
     pub const EVENT_ID: &str = "millrace.dlq.event-id";
     /// Bytes of the value, when it was too large to be written again: it is still where the source headers say.
     pub const VALUE_DROPPED: &str = "millrace.dlq.value-dropped";
+    /// How many headers the record had, when they were too large to be written again.
+    pub const HEADERS_DROPPED: &str = "millrace.dlq.headers-dropped";
+    /// Bytes of the key, when it was too large to be written again.
+    pub const KEY_DROPPED: &str = "millrace.dlq.key-dropped";
 
     /// What every header of this kind begins with.
     pub const PREFIX: &str = "millrace.dlq.";

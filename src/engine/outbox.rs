@@ -21,6 +21,12 @@ use crate::plan::pipeline::Pipeline;
 use crate::record::{Header, InRecord, OutRecord, last_header};
 use crate::schema::codec::Codec;
 
+/// Longest key of a result or fact. Of a longer one the begin is taken: what has the same key has the same begin, and stays
+/// in order.
+const KEY_BYTES_MAX: usize = 1024;
+/// Longest header of an earlier stay in a dead-letter topic that is carried on: a time, or a number.
+const CARRIED_BYTES_MAX: usize = 64;
+
 /// Largest records that can be written, in bytes as [`wire_bytes`] counts them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sizes {
@@ -88,7 +94,7 @@ impl Outbox {
                 let finished_at = verdict.started_at + verdict.duration;
                 let mut letter =
                     letter(pipeline, (record, &past), &result, verdict.fault.as_ref(), finished_at);
-                shrink(&mut letter, self.sizes.dead_letter_bytes_max);
+                shrink(&mut letter, record.headers.len(), self.sizes.dead_letter_bytes_max);
                 all.push(letter);
             }
             Outcome::Succeeded | Outcome::Filtered => {
@@ -145,7 +151,7 @@ impl Outbox {
     fn execution(&self, result: &ExecutionResult, record: &InRecord, source: Header) -> OutRecord {
         let mut key = Vec::from(result.pipeline.as_bytes());
         key.push(b'/');
-        key.extend_from_slice(record.key.as_deref().unwrap_or(result.event_id.as_bytes()));
+        key.extend_from_slice(begin(record.key.as_deref().unwrap_or(result.event_id.as_bytes())));
         OutRecord {
             topic: Arc::clone(&self.executions_topic),
             partition: None,
@@ -157,7 +163,10 @@ impl Outbox {
     }
 
     fn fact(&self, fact: &KpiFact, record: &InRecord, source: &Header) -> OutRecord {
-        let key = record.key.clone().unwrap_or_else(|| Bytes::from(fact.fact.clone()));
+        let key = match &record.key {
+            Some(key) => key.slice_ref(begin(key)),
+            None => Bytes::from(fact.fact.clone()),
+        };
         OutRecord {
             topic: Arc::clone(&self.facts_topic),
             partition: None,
@@ -187,13 +196,32 @@ fn after(past: &Past, verdict: &Verdict) -> Past {
     }
 }
 
+/// The begin of a key.
+fn begin(key: &[u8]) -> &[u8] {
+    &key[..key.len().min(KEY_BYTES_MAX)]
+}
+
+/// Most bytes that a fact can take up on the wire: its text, and key, source and numbers.
+fn fact_bytes(fact: &KpiFact) -> usize {
+    let KpiFact { fact, dimensions, pipeline, tenant, topic, .. } = fact;
+    let dimensions: usize = dimensions.iter().map(|(name, value)| name.len() + value.len() + 20).sum();
+    let texts = 2 * fact.len() + pipeline.len() + tenant.as_ref().map_or(0, String::len) + 2 * topic.len();
+    texts + dimensions + KEY_BYTES_MAX + 256
+}
+
 fn refuse_too_large(verdict: Verdict, sizes: &Sizes) -> Verdict {
     let limit = sizes.record_bytes_max;
-    let Some(large) = verdict.records.iter().find(|output| wire_bytes(output) > limit) else {
-        return verdict;
+    let large = verdict.records.iter().find(|output| wire_bytes(output) > limit);
+    let large_fact = verdict.facts.iter().find(|fact| fact_bytes(fact) > limit);
+    let message = match (large, large_fact) {
+        (Some(large), _) => {
+            format!("a record of {} bytes for topic `{}`: at most {limit}", wire_bytes(large), large.topic)
+        }
+        (None, Some(large)) => {
+            format!("a KPI fact `{}` of up to {} bytes: at most {limit}", large.fact, fact_bytes(large))
+        }
+        (None, None) => return verdict,
     };
-    let message =
-        format!("a record of {} bytes for topic `{}`: at most {limit}", wire_bytes(large), large.topic);
     Verdict {
         outcome: Outcome::DeadLettered,
         fault: Some(Fault::new(FaultClass::Permanent, message)),
@@ -215,6 +243,8 @@ fn execution(
     attributes: Attributes,
 ) -> ExecutionResult {
     let Attributes { id, source, kind, subject: _, time, tenant } = attributes;
+    // They come from anybody, and may be as long as a record.
+    let short = |text: String| if text == capped(&text) { text } else { capped(&text).to_owned() };
     let kafka_time = record.timestamp_ms.and_then(DateTime::from_timestamp_millis);
     ExecutionResult {
         pipeline: pipeline.name.to_string(),
@@ -223,10 +253,10 @@ fn execution(
         error_class: verdict.fault.as_ref().map(|fault| fault.class.name().to_owned()),
         error: verdict.fault.as_ref().map(|fault| capped(&fault.message).to_owned()),
         attempts: past.attempts,
-        event_id: id,
-        event_source: source,
-        event_type: kind,
-        tenant,
+        event_id: short(id),
+        event_source: short(source),
+        event_type: short(kind),
+        tenant: tenant.map(short),
         topic: record.topic.to_string(),
         partition: record.partition,
         offset: record.offset,
@@ -251,12 +281,15 @@ fn letter(
     let message = fault.map_or("", |fault| capped(&fault.message));
     let stage = result.stage.as_deref();
     let time = now.to_rfc3339_opts(SecondsFormat::Millis, true);
-    let carried = |name: &str| record.header_text(name).map(str::to_owned);
+    let carried = |name: &str| {
+        record.header_text(name).filter(|text| text.len() <= CARRIED_BYTES_MAX).map(str::to_owned)
+    };
     let first = past.first_failure.unwrap_or(now).to_rfc3339_opts(SecondsFormat::Millis, true);
     let first_failure = carried(dead_letter::FIRST_FAILURE).unwrap_or(first);
     let noted = last_header(&past.replay, dead_letter::REPLAY_COUNT);
     let replay_count = noted
         .and_then(|count| std::str::from_utf8(count).ok())
+        .filter(|count| count.len() <= CARRIED_BYTES_MAX)
         .map(str::to_owned)
         .or_else(|| carried(dead_letter::REPLAY_COUNT))
         .unwrap_or_else(|| "0".to_owned());
@@ -303,14 +336,27 @@ fn letter(
     }
 }
 
-/// Leaves out the answers, then the value, of a dead letter that is too large to be written.
-fn shrink(letter: &mut OutRecord, bytes_max: usize) {
+/// Leaves out of a dead letter that is too large to be written: the answers, the value, the `own` headers that the
+/// record had, its key. Where it came from always fits.
+fn shrink(letter: &mut OutRecord, own: usize, bytes_max: usize) {
     if wire_bytes(letter) > bytes_max {
         letter.headers.retain(|header| header.name.as_str() != headers::comeback::ANSWERS);
     }
     if wire_bytes(letter) > bytes_max {
         let bytes = letter.value.take().map_or(0, |value| value.len());
         letter.headers.push(Header::of(dead_letter::VALUE_DROPPED, bytes.to_string()));
+    }
+    if wire_bytes(letter) > bytes_max {
+        letter.headers.drain(..own);
+        let counts = letter.headers.iter_mut();
+        for count in counts.filter(|header| header.name.as_str() == headers::comeback::ORIGIN_HEADERS) {
+            count.value = Some(Bytes::from_static(b"0"));
+        }
+        letter.headers.push(Header::of(dead_letter::HEADERS_DROPPED, own.to_string()));
+    }
+    if wire_bytes(letter) > bytes_max {
+        let bytes = letter.key.take().map_or(0, |key| key.len());
+        letter.headers.push(Header::of(dead_letter::KEY_DROPPED, bytes.to_string()));
     }
 }
 

@@ -9,6 +9,7 @@ use crate::plan::pipeline::Ordering;
 use crate::plan::topics;
 use crate::record::{HeaderName, last_header};
 use crate::stages::context::Next;
+use crate::tests::histories;
 
 const SIZES: Sizes = Sizes { record_bytes_max: 1000, dead_letter_bytes_max: 2000 };
 
@@ -237,7 +238,106 @@ fn what_is_too_large_to_be_parked_leaves_its_answers_or_becomes_a_dead_letter() 
     assert_eq!(became, Became::Ended(Outcome::DeadLettered));
 }
 
+/// A record that anybody may have written, some parts of it large.
+fn any_record() -> impl Strategy<Value = InRecord> {
+    let large = || prop_oneof![4 => 0..60_usize, 1 => 0..40_000_usize];
+    const NAMES: &[&str] = &[
+        "ce_id",
+        "ce_source",
+        "ce_type",
+        "ce_tenant",
+        "mine",
+        dead_letter::REPLAY_COUNT,
+        dead_letter::FIRST_FAILURE,
+    ];
+    let header = (prop::sample::select(NAMES), large());
+    let key = prop::option::weighted(0.8, large());
+    (key, large(), prop::collection::vec(header, 0..6)).prop_map(|(key, value, headers)| InRecord {
+        key: key.map(|bytes| Bytes::from(vec![b'k'; bytes])),
+        value: Some(Bytes::from(vec![b'v'; value])),
+        headers: headers.into_iter().map(|(name, bytes)| Header::of(name, vec![b'h'; bytes])).collect(),
+        ..record()
+    })
+}
+
+fn any_fact() -> impl Strategy<Value = KpiFact> {
+    let dimension = prop_oneof![4 => 0..60_usize, 1 => 0..40_000_usize];
+    (any::<i32>(), prop::collection::vec(dimension, 0..3)).prop_map(|(value, dimensions)| KpiFact {
+        fact: "sale".to_owned(),
+        value: value.into(),
+        time: DateTime::UNIX_EPOCH,
+        dimensions: (0..)
+            .map(|at| format!("d{at}"))
+            .zip(dimensions.into_iter().map(|bytes| "d".repeat(bytes)))
+            .collect(),
+        pipeline: "payments".to_owned(),
+        tenant: None,
+        topic: "events.stripe".to_owned(),
+        partition: 3,
+        offset: 42,
+    })
+}
+
+fn any_verdict() -> impl Strategy<Value = Verdict> {
+    const OUTCOMES: &[Outcome] = &[Outcome::Succeeded, Outcome::Filtered, Outcome::DeadLettered];
+    let outputs = prop::collection::vec(prop_oneof![4 => 0..60_usize, 1 => 0..20_000_usize], 0..4);
+    let facts = prop::collection::vec(any_fact(), 0..3);
+    (prop::sample::select(OUTCOMES), outputs, facts, "[a-zé]{0,40}", any::<u32>()).prop_map(
+        |(outcome, outputs, facts, message, attempts)| {
+            let failed = outcome == Outcome::DeadLettered;
+            let mut verdict = Verdict { attempts, ..verdict(outcome) };
+            if let Some(fault) = &mut verdict.fault {
+                fault.message = message.repeat(100);
+            }
+            if !failed {
+                verdict.records = outputs.into_iter().map(output).collect();
+                verdict.facts = facts;
+            }
+            verdict
+        },
+    )
+}
+
 proptest! {
+    #![proptest_config(histories::cases(300))]
+
+    /// The obvious way: a verdict is one result, and either all of its outputs and facts or one dead letter.
+    #[test]
+    fn a_verdict_is_written_whole_and_fits(record in any_record(), verdict in any_verdict()) {
+        let sizes = Sizes { record_bytes_max: 16_384, dead_letter_bytes_max: 32_768 };
+        let (became, all) = outbox(sizes).records(&pipeline(), &record, &Past::default(), verdict.clone());
+        prop_assert_eq!(&outbox(sizes).records(&pipeline(), &record, &Past::default(), verdict.clone()).1, &all, "pure");
+        let (result, others) = all.split_last().expect("at least the result");
+        prop_assert_eq!(&*result.topic, "millrace.executions");
+        let told = Codec::embedded().read_execution(result.value.as_deref().expect("a value")).expect("it reads back");
+        prop_assert_eq!(Became::Ended(told.outcome), became);
+        prop_assert_eq!((told.offset, told.attempts), (42, verdict.attempts.min(i32::MAX as u32)));
+        for one in &all {
+            let limit = if &*one.topic == "payments.dlq" { sizes.dead_letter_bytes_max } else { sizes.record_bytes_max };
+            prop_assert!(wire_bytes(one) <= limit, "{} bytes for {}", wire_bytes(one), one.topic);
+            prop_assert_eq!(text(one, headers::SOURCE), Some("events.stripe/3/42"));
+        }
+        if told.outcome == Outcome::DeadLettered {
+            let [letter] = others else { return Err(TestCaseError::fail("one dead letter and nothing else")) };
+            prop_assert_eq!(&*letter.topic, "payments.dlq");
+            let is_whole = text(letter, dead_letter::VALUE_DROPPED).is_none();
+            prop_assert!(!is_whole || (&letter.key, &letter.value) == (&record.key, &record.value));
+            prop_assert!(!is_whole || letter.headers[..record.headers.len()] == record.headers[..]);
+            let back = read_back(&OutRecord { partition: Some(0), ..letter.clone() }).record;
+            prop_assert_eq!((&*back.topic, back.partition, back.offset), ("events.stripe", 3, 42));
+        } else {
+            prop_assert_eq!(told.outcome, verdict.outcome);
+            let (outputs, facts) = others.split_at(verdict.records.len());
+            for (written, output) in outputs.iter().zip(&verdict.records) {
+                prop_assert_eq!(&written.value, &output.value);
+            }
+            let facts: Vec<KpiFact> = facts.iter().map(|one| {
+                Codec::embedded().read_fact(one.value.as_deref().expect("a value")).expect("it reads back")
+            }).collect();
+            prop_assert_eq!(facts, verdict.facts);
+        }
+    }
+
     #[test]
     fn a_dead_letter_keeps_every_byte(
         key: Option<Vec<u8>>,
