@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike as _, SecondsFormat, Utc};
 
 use crate::record::{Header, HeaderName, InRecord, OutRecord};
 
@@ -63,7 +63,12 @@ pub fn kind_of(record: &InRecord) -> &str {
 /// When a record's event happened, as its sender says.
 pub fn time_of(record: &InRecord) -> Option<DateTime<Utc>> {
     let time = DateTime::parse_from_rfc3339(record.header_text("ce_time")?).ok()?;
-    Some(time.with_timezone(&Utc))
+    sayable(time.with_timezone(&Utc))
+}
+
+/// `time`, if `ce_time` can say it: RFC 3339 has the years 0 to 9999.
+pub fn sayable(time: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    (0..=9999).contains(&time.year()).then_some(time)
 }
 
 /// When a record's event happened: as its sender says, else Kafka's timestamp, else `now`.

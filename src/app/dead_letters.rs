@@ -157,7 +157,7 @@ pub fn replay(record: &InRecord) -> Option<OutRecord> {
     if let Some(first) = record.header_text(dead_letter::FIRST_FAILURE) {
         headers.push(Header::of(dead_letter::FIRST_FAILURE, first.to_owned()));
     }
-    headers.push(Header::of(dead_letter::REPLAY_COUNT, (letter.replays + 1).to_string()));
+    headers.push(Header::of(dead_letter::REPLAY_COUNT, letter.replays.saturating_add(1).to_string()));
     Some(OutRecord {
         topic: Arc::from(topic),
         partition: None,

@@ -136,3 +136,10 @@ fn the_newest_stand_first() {
     sort_newest_first(&mut letters);
     assert_eq!(letters.iter().map(|letter| letter.id.offset).collect::<Vec<_>>(), [2, 3, 1]);
 }
+
+#[test]
+fn no_count_of_replays_starts_again() {
+    let replayed = replay(&record(letter_headers("4294967295"))).expect("it says where it came from");
+    let count = last_header(&replayed.headers, dead_letter::REPLAY_COUNT).expect("it counts");
+    assert_eq!(count, "4294967295");
+}

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::connectors::request::{ATTRIBUTE_BYTES_MAX, Draft, Refusal, Unverified};
 use crate::connectors::verify::{BuildError, Surroundings, Verifier, VerifyConfig};
-use crate::event::{Attributes, Event};
+use crate::event::{self, Attributes, Event};
 use crate::yaml::fields::{self, Fields};
 use crate::yaml::lint::{Lints, Spanned};
 use crate::yaml::node::Node;
@@ -316,7 +316,7 @@ impl Verified<'_> {
                 source: self.source.name.clone(),
                 kind,
                 subject,
-                time,
+                time: time.and_then(event::sayable),
                 tenant: None,
             },
             key: key.map(Bytes::from),

@@ -10,7 +10,7 @@ use apache_avro::Schema;
 use apache_avro::schema::{InnerDecimalSchema, RecordSchema, UuidSchema};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, Timelike};
+use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, NaiveTime, Timelike};
 use rust_decimal::Decimal;
 use serde_json::Value;
 
@@ -326,8 +326,11 @@ fn moment(schema: &Schema, value: &Value) -> Option<i64> {
         return (!is_int || i32::try_from(number).is_ok()).then_some(number);
     }
     let text = value.as_str()?;
-    let instant = || DateTime::parse_from_rfc3339(text).ok();
+    // An offset may carry the year out of what RFC 3339 has; it could be written and not be said any more.
+    let instant =
+        || DateTime::parse_from_rfc3339(text).ok().filter(|time| (0..=9999).contains(&time.to_utc().year()));
     let local = || text.parse::<NaiveDateTime>().ok().map(|local| local.and_utc());
+    // A leap second is the last moment before it: a day has no room for more.
     let time = || text.parse::<NaiveTime>().ok();
     match schema {
         Schema::Date => {
@@ -338,14 +341,14 @@ fn moment(schema: &Schema, value: &Value) -> Option<i64> {
             let time = time()?;
             Some(
                 i64::from(time.num_seconds_from_midnight()) * 1_000
-                    + i64::from(time.nanosecond() / 1_000_000),
+                    + i64::from(time.nanosecond() / 1_000_000).min(999),
             )
         }
         Schema::TimeMicros => {
             let time = time()?;
             Some(
                 i64::from(time.num_seconds_from_midnight()) * 1_000_000
-                    + i64::from(time.nanosecond() / 1_000),
+                    + i64::from(time.nanosecond() / 1_000).min(999_999),
             )
         }
         Schema::TimestampMillis => Some(instant()?.timestamp_millis()),
@@ -358,7 +361,7 @@ fn moment(schema: &Schema, value: &Value) -> Option<i64> {
     }
 }
 
-/// Reads a datum of `schema`.
+/// Reads a datum of `schema`. Fields and items count as levels, as they do in [`Encoder::put`]: what was written is read.
 pub fn read(wire: &mut Wire<'_>, schema: &Schema, names: &Names, depth: usize) -> Result<Value, SchemaError> {
     if depth > DEPTH_MAX {
         return Err(SchemaError::corrupt(format!("more than {DEPTH_MAX} levels")));
@@ -369,7 +372,7 @@ pub fn read(wire: &mut Wire<'_>, schema: &Schema, names: &Names, depth: usize) -
             let variant = usize::try_from(at).ok().and_then(|at| union.variants().get(at));
             let variant =
                 variant.ok_or_else(|| SchemaError::corrupt(format!("a union has no branch {at}")))?;
-            read(wire, variant, names, depth + 1)
+            read(wire, variant, names, depth)
         }
         Schema::Record(record) => {
             let mut object = serde_json::Map::with_capacity(record.fields.len());
@@ -404,7 +407,7 @@ pub fn read(wire: &mut Wire<'_>, schema: &Schema, names: &Names, depth: usize) -
             }
         }
         Schema::Ref { name } => match names.get(&name.fullname(None)) {
-            Some(schema) => read(wire, schema, names, depth + 1),
+            Some(schema) => read(wire, schema, names, depth),
             None => Err(SchemaError::corrupt(format!("type {name} is not defined"))),
         },
         _ => read_leaf(wire, schema),

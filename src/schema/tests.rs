@@ -271,6 +271,11 @@ fn a_value_that_does_not_fit_is_named() {
         "field `at`: expected a time such as 2026-11-23T13:00:00Z, found the text \"yesterday\"",
     );
     check_refused(
+        "at",
+        json!("9999-12-31T23:59:59-23:00"),
+        "field `at`: expected a time such as 2026-11-23T13:00:00Z, found the text \"9999-12-31T23:59:59-23:00\"",
+    );
+    check_refused(
         "either",
         json!(null),
         "field `either`: expected text or a whole number or a boolean, found null",
@@ -332,4 +337,50 @@ async fn a_codec_without_registry_reads_what_it_declared() {
     assert_eq!(codec.read_value(&schema, &framed), Ok(all_values()));
     assert_eq!(codec.learn(3).await, Err(SchemaError::UnknownSchema { id: 3 }));
     assert_eq!(Arc::strong_count(&schema), 1);
+}
+
+#[test]
+fn what_was_written_is_read_however_deep_it_nests() {
+    let schema = ValueSchema::parse(
+        r#"{"type":"record","name":"R","fields":[{"name":"next","type":["null","R"],"default":null}]}"#,
+    )
+    .expect("a schema");
+    let mut value = json!({"next": null});
+    for _ in 0..60 {
+        value = json!({"next": value});
+    }
+    let framed = schema.encode(&value).expect("below the limit");
+    assert_eq!(schema.read(&framed[5..]), Ok(value.clone()));
+    for _ in 0..10 {
+        value = json!({"next": value});
+    }
+    assert!(schema.encode(&value).is_err(), "a limit there is");
+}
+
+#[test]
+fn a_leap_second_is_a_time_of_its_day() {
+    let schema = ValueSchema::parse(
+        r#"{"type":"record","name":"R","fields":[
+        {"name":"ms","type":{"type":"int","logicalType":"time-millis"}},
+        {"name":"us","type":{"type":"long","logicalType":"time-micros"}}]}"#,
+    )
+    .expect("a schema");
+    let framed = schema.encode(&json!({"ms": "23:59:60", "us": "23:59:60.5"})).expect("times of day");
+    let read = schema.read(&framed[5..]).expect("our own bytes");
+    assert_eq!(read, json!({"ms": "23:59:59.999", "us": "23:59:59.999999"}));
+    assert_eq!(schema.encode(&read), Ok(framed));
+}
+
+#[test]
+fn few_bytes_do_not_become_many_nulls() {
+    let schema = ValueSchema::parse(r#"{"type":"array","items":"null"}"#).expect("a schema");
+    assert_eq!(schema.read(&[6, 0]), Err(SchemaError::corrupt("a block of 3 items in 1 bytes")));
+    assert_eq!(schema.read(&[2, 0]), Ok(json!([null])));
+    // Each block claims as many as there are bytes left.
+    let mut datum = Vec::new();
+    for left in (1..60_u8).rev() {
+        datum.push(left * 2);
+    }
+    datum.push(0);
+    assert!(matches!(schema.read(&datum), Err(SchemaError::Corrupt { .. })));
 }

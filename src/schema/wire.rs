@@ -76,12 +76,14 @@ pub fn decimal(mut unscaled: i128, mut scale: u32) -> Option<Decimal> {
 /// Reads a datum from front to back. Every length is checked against what is left.
 pub struct Wire<'a> {
     rest: &'a [u8],
+    /// How many items of arrays and maps may still come.
+    items_left: usize,
 }
 
 impl<'a> Wire<'a> {
     /// Reads `datum`.
     pub fn new(datum: &'a [u8]) -> Self {
-        Self { rest: datum }
+        Self { rest: datum, items_left: datum.len() }
     }
 
     /// Nothing may be left.
@@ -156,13 +158,15 @@ impl<'a> Wire<'a> {
             count = count.checked_neg().ok_or_else(|| SchemaError::corrupt("a block has no such length"))?;
         }
         let count = usize::try_from(count).map_err(|_| SchemaError::corrupt("a block is too long"))?;
-        // Every item but null takes a byte; a list of nulls longer than this is an attack, not data.
-        if count > self.rest.len() {
+        // Every item but null takes a byte; more nulls than bytes, in one block or in all, are an attack, not data.
+        let left = self.items_left.checked_sub(count);
+        if count > self.rest.len() || left.is_none() {
             return Err(SchemaError::corrupt(format!(
                 "a block of {count} items in {} bytes",
                 self.rest.len()
             )));
         }
+        self.items_left = left.unwrap_or(0);
         Ok(count)
     }
 }

@@ -135,3 +135,12 @@ fn expressions_read_generic_bodies() {
     assert_eq!((event[0].payload.as_ref(), event[0].key.as_deref()), (&b"\xff\x00"[..], None));
     assert_eq!(event[0].content_type, "application/octet-stream");
 }
+
+#[test]
+fn a_time_that_no_header_can_say_is_left_out() {
+    for created in ["99999999999999", "-99999999999", "\"9999-12-31T23:59:59-23:59\""] {
+        let body = format!(r#"{{"id":"evt_1","type":"a","created":{created}}}"#);
+        let event = only_event("stripe", &[], body.as_bytes()).unwrap();
+        assert_eq!(event.attributes.time, None, "{created}");
+    }
+}
