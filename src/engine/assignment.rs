@@ -270,6 +270,10 @@ pub struct Released {
 }
 
 #[cfg(test)]
+#[path = "history_tests.rs"]
+mod history;
+
+#[cfg(test)]
 mod tests {
     use bytes::Bytes;
 

@@ -324,3 +324,6 @@ fn a_run_can_be_sent_to_another_thread() {
     is_send(&verdict);
     assert!(size_of_val(&verdict) < 4_096, "{} bytes", size_of_val(&verdict));
 }
+
+#[path = "verdict_history_tests.rs"]
+mod history;

@@ -158,3 +158,7 @@ fn event_time(record: &InRecord) -> DateTime<Utc> {
         .filter(|time| window::is_storable(*time))
         .unwrap_or(DateTime::UNIX_EPOCH)
 }
+
+#[cfg(test)]
+#[path = "history_tests.rs"]
+mod history;
