@@ -51,3 +51,10 @@ pub mod cli;
 
 #[cfg(test)]
 mod tests;
+
+// The fuzz targets' checks, over the inputs that are kept: they name this crate as any other does.
+#[cfg(test)]
+extern crate self as millrace;
+#[cfg(test)]
+#[path = "../fuzz/replay.rs"]
+mod fuzz_replay;

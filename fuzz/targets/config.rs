@@ -1,0 +1,5 @@
+//! Feeds `checks::config`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| checks::config::check(input));
