@@ -2,7 +2,7 @@
 //! it the whole engine stands.
 //!
 //! `MILLRACE_KAFKA=127.0.0.1:9092 cargo bench --bench floor -- b1 b2 --events 1000000 --repeat 3`;
-//! `scripts/bench` also starts a Kafka.
+//! `scripts/bench` also starts a Kafka. `MILLRACE_KAFKA=development` measures the development broker, in this process.
 //!
 //! Each run is a process of its own (clean memory and CPU figures); variants are interleaved and medians
 //! reported, with the ratio to the plain copy by the C API (B1) of the same round. What the figures decided is
@@ -28,6 +28,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
 
 use job::Job;
+use millrace::devbroker::{Broker, Settings};
 use plan::{Kind, Planned};
 use report::Figures;
 use results::Results;
@@ -95,10 +96,16 @@ fn options(arguments: &[String]) -> Result<Options, String> {
 
 fn parent(arguments: &[String]) -> Result<(), String> {
     let options = options(arguments)?;
-    let Ok(kafka) = std::env::var("MILLRACE_KAFKA") else {
+    let Ok(mut kafka) = std::env::var("MILLRACE_KAFKA") else {
         println!("skipped: MILLRACE_KAFKA (host:port of a Kafka broker) is not set");
         return Ok(());
     };
+    // The broker lives in this process, the copies in their own.
+    let broker = (kafka == "development").then(|| Broker::start(Settings::default())).transpose();
+    let broker = broker.map_err(|error| format!("the development broker: {error}"))?;
+    if let Some(broker) = &broker {
+        kafka = broker.address().to_string();
+    }
     let topics = Topics::connect(&kafka)?;
     for section in &options.sections {
         let mut runs = plan::section(section, &kafka).ok_or(USAGE)?;
@@ -116,6 +123,9 @@ fn parent(arguments: &[String]) -> Result<(), String> {
             }
         }
         report::print(&runs, &figures);
+        if let Some(deleted) = broker.as_ref().map(Broker::deleted_records) {
+            println!("\nthe development broker deleted {deleted} records");
+        }
         if let Some(folder) = &options.results {
             println!("\nwritten to {}", results.write(folder)?.display());
         }

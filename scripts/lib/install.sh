@@ -98,6 +98,10 @@ missing_packages() {
         cached_runtime "$purpose" || command -v mvn >/dev/null || echo maven
         [ "$purpose" = kafka ] || command -v curl >/dev/null || echo curl
         ;;
+      kcat)
+        # A client that is not ours, for the scenarios of the development broker.
+        command -v kcat >/dev/null || echo kcat
+        ;;
       postgres)
         find_postgres_bin >/dev/null || echo postgresql
         ;;

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use kafka_protocol::error::ResponseError;
+use super::wire::{ResponseError, StrBytes};
+
+/// What is set on a topic.
+pub(super) type Configs = BTreeMap<String, String>;
 
 /// Names and defaults of Kafka 4.
 pub(super) const DEFAULTS: &[(&str, &str)] = &[
@@ -41,8 +44,20 @@ pub(super) const DEFAULTS: &[(&str, &str)] = &[
     ("unclean.leader.election.enable", "false"),
 ];
 
+/// Settings that a request brings, when Kafka would take them.
+pub(super) fn checked<'a>(
+    mut settings: impl Iterator<Item = (&'a StrBytes, Option<&'a StrBytes>)>,
+) -> Result<Configs, ResponseError> {
+    settings.try_fold(Configs::new(), |mut configs, (name, value)| {
+        let value = value.ok_or(ResponseError::InvalidConfig)?;
+        check(name, value)?;
+        configs.insert(name.to_string(), value.to_string());
+        Ok(configs)
+    })
+}
+
 /// Whether Kafka would take this setting. Only values of the default's kind are.
-pub(super) fn check(name: &str, value: &str) -> Result<(), ResponseError> {
+fn check(name: &str, value: &str) -> Result<(), ResponseError> {
     let (_, default) =
         DEFAULTS.iter().find(|(known, _)| *known == name).ok_or(ResponseError::InvalidConfig)?;
     let among = |words: &[&str]| value.split(',').all(|word| words.contains(&word.trim()));
@@ -61,29 +76,7 @@ pub(super) fn check(name: &str, value: &str) -> Result<(), ResponseError> {
 }
 
 /// The value in force.
-pub(super) fn value<'a>(set: &'a BTreeMap<String, String>, name: &str) -> &'a str {
+pub(super) fn value<'a>(set: &'a Configs, name: &str) -> &'a str {
     let default = || DEFAULTS.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value);
     set.get(name).map_or_else(default, String::as_str)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn values_are_of_the_defaults_kind() {
-        for (name, default) in DEFAULTS {
-            assert_eq!(check(name, default), Ok(()), "{name}");
-        }
-        assert_eq!(check("cleanup.policy", "compact, delete"), Ok(()));
-        for (name, wrong) in [
-            ("cleanup.policy", "compacted"),
-            ("retention.ms", "7d"),
-            ("preallocate", "maybe"),
-            ("min.cleanable.dirty.ratio", "2"),
-            ("retention", "1"),
-        ] {
-            assert_eq!(check(name, wrong), Err(ResponseError::InvalidConfig), "{name}={wrong}");
-        }
-    }
 }

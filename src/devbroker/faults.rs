@@ -1,44 +1,13 @@
 //! Faults on order: what a test wants to happen to requests of one API.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
-/// A request type, by its key in Kafka's protocol.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[repr(i16)]
-#[allow(missing_docs, reason = "the names are the protocol's")]
-pub enum Api {
-    Produce = 0,
-    Fetch = 1,
-    ListOffsets = 2,
-    Metadata = 3,
-    OffsetCommit = 8,
-    OffsetFetch = 9,
-    FindCoordinator = 10,
-    JoinGroup = 11,
-    Heartbeat = 12,
-    LeaveGroup = 13,
-    SyncGroup = 14,
-    DescribeGroups = 15,
-    ListGroups = 16,
-    CreateTopics = 19,
-    DeleteTopics = 20,
-    DeleteRecords = 21,
-    InitProducerId = 22,
-    AddPartitionsToTxn = 24,
-    AddOffsetsToTxn = 25,
-    EndTxn = 26,
-    TxnOffsetCommit = 28,
-    DescribeConfigs = 32,
-    AlterConfigs = 33,
-    CreatePartitions = 37,
-    DeleteGroups = 42,
-    IncrementalAlterConfigs = 44,
-}
+use super::Api;
 
 /// Which requests of an API a fault is for, counted from the moment it is set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,48 +48,19 @@ struct Order {
     hits: Arc<Hits>,
 }
 
+/// What a fault has met.
 #[derive(Default)]
-struct Hits {
+pub(super) struct Hits {
     count: AtomicU64,
-    released: AtomicU64,
+    is_released: AtomicBool,
     changed: Notify,
 }
 
-#[derive(Default)]
-struct Orders {
-    next: u64,
-    by_api: HashMap<i16, Vec<(u64, Order)>>,
-}
-
-/// The faults that are set on a broker.
-#[derive(Clone, Default)]
-pub struct Faults {
-    orders: Arc<Mutex<Orders>>,
-}
-
-/// A fault that is set until this is dropped. Requests it holds are then released.
-#[must_use = "the fault ends when this is dropped"]
-pub struct Fault {
-    faults: Faults,
-    api: Api,
-    id: u64,
-    hits: Arc<Hits>,
-}
-
-/// What the broker is to do with one request.
-pub(super) enum Verdict {
-    Wait(Held),
-    Do(Action),
-}
-
-/// A request that waits for [`Fault::release`].
-pub(super) struct Held(Arc<Hits>);
-
-impl Held {
-    pub(super) async fn released(self) {
+impl Hits {
+    pub(super) async fn released(&self) {
         loop {
-            let changed = self.0.changed.notified();
-            if self.0.released.load(Ordering::SeqCst) > 0 {
+            let changed = self.changed.notified();
+            if self.is_released.load(Ordering::SeqCst) {
                 return;
             }
             changed.await;
@@ -128,38 +68,48 @@ impl Held {
     }
 }
 
+/// Faults that are set, with their numbers, by API.
+type Orders = HashMap<i16, Vec<(u64, Order)>>;
+
+/// The faults that are set on a broker.
+#[derive(Clone, Default)]
+pub struct Faults {
+    orders: Arc<Mutex<Orders>>,
+    numbers: Arc<AtomicU64>,
+}
+
+/// A fault that is set until this is dropped. Requests it holds are then released.
+#[must_use = "the fault ends when this is dropped"]
+pub struct Fault {
+    faults: Faults,
+    api: Api,
+    number: u64,
+    hits: Arc<Hits>,
+}
+
 impl Faults {
     /// Sets a fault. The first that is set and meant by a request decides.
     pub fn set(&self, api: Api, when: When, action: Action) -> Fault {
         let hits = Arc::new(Hits::default());
-        let mut orders = self.lock();
-        orders.next += 1;
-        let id = orders.next;
+        let number = self.numbers.fetch_add(1, Ordering::SeqCst);
         let order = Order { when, action, seen: 0, hits: hits.clone() };
-        orders.by_api.entry(api as i16).or_default().push((id, order));
-        drop(orders);
-        Fault { faults: self.clone(), api, id, hits }
+        self.lock().entry(api as i16).or_default().push((number, order));
+        Fault { faults: self.clone(), api, number, hits }
     }
 
     /// Counts a request and says what is to happen to it; `None` when no fault means it.
-    pub(super) fn meet(&self, api: i16) -> Option<Verdict> {
+    pub(super) fn meet(&self, api: Api) -> Option<(Action, Arc<Hits>)> {
         let mut orders = self.lock();
-        let mut verdict = None;
-        for (_, order) in orders.by_api.get_mut(&api)? {
+        let mut decided = None;
+        for (_, order) in orders.get_mut(&(api as i16))? {
             order.seen += 1;
-            let meant = match order.when {
-                When::Always => true,
-                When::Nth(number) => order.seen == number,
-            };
-            if meant && verdict.is_none() {
+            let is_meant = order.when == When::Always || order.when == When::Nth(order.seen);
+            if is_meant && decided.is_none() {
                 order.hits.count.fetch_add(1, Ordering::SeqCst);
-                verdict = Some(match order.action {
-                    Action::Hold => Verdict::Wait(Held(order.hits.clone())),
-                    action => Verdict::Do(action),
-                });
+                decided = Some((order.action, order.hits.clone()));
             }
         }
-        verdict
+        decided
     }
 
     fn lock(&self) -> MutexGuard<'_, Orders> {
@@ -175,22 +125,16 @@ impl Fault {
 
     /// Lets go all requests that it holds or will meet.
     pub fn release(&self) {
-        self.hits.released.fetch_add(1, Ordering::SeqCst);
+        self.hits.is_released.store(true, Ordering::SeqCst);
         self.hits.changed.notify_waiters();
     }
 }
 
 impl Drop for Fault {
     fn drop(&mut self) {
-        let mut orders = self.faults.lock();
-        if let Some(list) = orders.by_api.get_mut(&(self.api as i16)) {
-            list.retain(|(id, _)| *id != self.id);
-            // `meet` is on the way of every request: an API without faults costs it one look.
-            if list.is_empty() {
-                orders.by_api.remove(&(self.api as i16));
-            }
+        if let Some(orders) = self.faults.lock().get_mut(&(self.api as i16)) {
+            orders.retain(|(number, _)| *number != self.number);
         }
-        drop(orders);
         self.release();
     }
 }

@@ -7,14 +7,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::join_group_response::JoinGroupResponseMember;
-use kafka_protocol::messages::{JoinGroupRequest, JoinGroupResponse, SyncGroupRequest, SyncGroupResponse};
 use tokio::sync::oneshot;
 
 use super::group_offsets::Offsets;
 use super::member::{Member, millis, protocols, refused_join, refused_sync};
-use super::server::text;
+use super::wire::ResponseError::{
+    FencedInstanceId, IllegalGeneration, InconsistentGroupProtocol, MemberIdRequired, RebalanceInProgress,
+    UnknownMemberId,
+};
+use super::wire::*;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) enum Phase {
@@ -27,6 +28,18 @@ pub(super) enum Phase {
     Stable,
 }
 
+impl Phase {
+    /// As Kafka calls it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Empty => "Empty",
+            Self::Preparing => "PreparingRebalance",
+            Self::Completing => "CompletingRebalance",
+            Self::Stable => "Stable",
+        }
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Group {
     pub phase: Phase,
@@ -35,8 +48,6 @@ pub(super) struct Group {
     pub protocol: Option<String>,
     leader: Option<String>,
     pub members: BTreeMap<String, Member>,
-    /// Member of each `group.instance.id`.
-    statics: HashMap<String, String>,
     /// Ids that were given away and not used yet, and until when they may be.
     named: HashMap<String, Instant>,
     /// End of the wait for members, or of the wait for their sync requests.
@@ -44,11 +55,11 @@ pub(super) struct Group {
     pub offsets: Offsets,
 }
 
-/// How a request to join goes on.
-enum Joined {
-    Waits(String),
-    At(JoinGroupResponse),
-}
+/// The id of the member that waits for the others, or what is answered at once.
+type Admission = Result<String, Box<JoinGroupResponse>>;
+
+/// Who somebody says to be: member id, instance id, generation.
+pub(super) type Claim<'a> = (&'a str, Option<&'a str>, i32);
 
 impl Group {
     /// Joins; the answer comes when the generation is complete. `needs_name`: the client can be told to come again with
@@ -62,46 +73,43 @@ impl Group {
     ) -> oneshot::Receiver<JoinGroupResponse> {
         let (answer, receiver) = oneshot::channel();
         match self.admit(ask, client, needs_name, now) {
-            Ok(Joined::Waits(id)) => {
-                if let Some(member) = self.members.get_mut(&id) {
-                    member.join = Some(answer);
-                }
+            Ok(id) => {
+                self.members.entry(id).and_modify(|member| member.join = Some(answer));
                 self.progress(now);
             }
-            Ok(Joined::At(response)) => drop(answer.send(response)),
-            Err((error, id)) => drop(answer.send(refused_join(error, &id))),
+            Err(response) => drop(answer.send(*response)),
         }
         receiver
     }
 
-    fn admit(
-        &mut self,
-        ask: &JoinGroupRequest,
-        client: &str,
-        needs_name: bool,
-        now: Instant,
-    ) -> Result<Joined, (ResponseError, String)> {
+    fn admit(&mut self, ask: &JoinGroupRequest, client: &str, needs_name: bool, now: Instant) -> Admission {
         let id = ask.member_id.to_string();
         if !self.fits(ask) {
-            return Err((ResponseError::InconsistentGroupProtocol, id));
+            return Err(refused_join(InconsistentGroupProtocol, &id).into());
         }
         let instance = ask.group_instance_id.as_deref();
         if !id.is_empty() {
             if instance.is_none() && self.named.remove(&id).is_some() {
                 return Ok(self.enter(id, ask, client, now));
             }
-            self.validate(&id, instance).map_err(|error| (error, id.clone()))?;
-            return self.rejoin(&id, ask, now).map_err(|error| (error, id));
+            self.validate(&id, instance).map_err(|error| refused_join(error, &id))?;
+            return self.rejoin(id, ask, now);
         }
         let new = format!("{}-{}", instance.unwrap_or(client), uuid::Uuid::new_v4());
-        match instance.and_then(|instance| self.statics.get(instance)) {
-            Some(old) => Ok(self.replace(&old.clone(), new, ask, now)),
+        match instance.and_then(|instance| self.id_of(instance)).map(str::to_owned) {
+            Some(old) => self.replace(&old, new, ask, now),
             None if instance.is_none() && needs_name => {
                 self.named.insert(new.clone(), now + millis(ask.session_timeout_ms));
-                Err((ResponseError::MemberIdRequired, new))
+                Err(refused_join(MemberIdRequired, &new).into())
             }
             None => Ok(self.enter(new, ask, client, now)),
         }
+    }
+
+    /// Member of a `group.instance.id`.
+    fn id_of(&self, instance: &str) -> Option<&str> {
+        let found = self.members.iter().find(|(_, member)| member.instance.as_deref() == Some(instance));
+        found.map(|(id, _)| id.as_str())
     }
 
     /// Whether the group can go on with such a member.
@@ -109,63 +117,46 @@ impl Group {
         if ask.protocol_type.is_empty() || ask.protocols.is_empty() {
             return false;
         }
-        let known = |name: &str| {
-            self.members.values().all(|member| member.protocols.iter().any(|(other, _)| other == name))
-        };
         self.members.is_empty()
-            || (ask.protocol_type == *self.protocol_type && ask.protocols.iter().any(|one| known(&one.name)))
+            || (ask.protocol_type == *self.protocol_type
+                && ask.protocols.iter().any(|one| self.all_know(&one.name)))
     }
 
-    fn enter(&mut self, id: String, ask: &JoinGroupRequest, client: &str, now: Instant) -> Joined {
-        let mut member = Member {
-            instance: ask.group_instance_id.as_ref().map(ToString::to_string),
-            client: client.to_owned(),
-            session: Duration::ZERO,
-            rebalance: Duration::ZERO,
-            protocols: Vec::new(),
-            assignment: Bytes::new(),
-            deadline: now,
-            synced: false,
-            join: None,
-            sync: None,
-        };
-        member.update(ask, now);
-        if let Some(instance) = &member.instance {
-            self.statics.insert(instance.clone(), id.clone());
-        }
+    fn all_know(&self, protocol: &str) -> bool {
+        self.members.values().all(|member| member.protocols.iter().any(|(name, _)| name == protocol))
+    }
+
+    fn enter(&mut self, id: String, ask: &JoinGroupRequest, client: &str, now: Instant) -> String {
         if self.members.is_empty() {
             self.protocol_type = ask.protocol_type.to_string();
         }
-        self.members.insert(id.clone(), member);
+        self.members.insert(id.clone(), Member::new(ask, client, now));
         self.prepare(now);
-        Joined::Waits(id)
+        id
     }
 
-    fn rejoin(&mut self, id: &str, ask: &JoinGroupRequest, now: Instant) -> Result<Joined, ResponseError> {
-        let leads = self.leader.as_deref() == Some(id);
-        let member = self.members.get_mut(id).ok_or(ResponseError::UnknownMemberId)?;
+    fn rejoin(&mut self, id: String, ask: &JoinGroupRequest, now: Instant) -> Admission {
+        let leads = self.leader.as_ref() == Some(&id);
+        let unknown = || refused_join(UnknownMemberId, &id);
+        let member = self.members.get_mut(&id).ok_or_else(unknown)?;
         let unchanged = member.protocols == protocols(ask);
         member.update(ask, now);
         match self.phase {
-            Phase::Empty => return Err(ResponseError::UnknownMemberId),
+            Phase::Empty => return Err(unknown().into()),
             // It did not get the answer, or asks again.
-            Phase::Completing if unchanged => return Ok(Joined::At(self.generation_for(id))),
-            Phase::Stable if unchanged && !leads => return Ok(Joined::At(self.generation_for(id))),
+            Phase::Completing if unchanged => return Err(self.generation_for(&id).into()),
+            Phase::Stable if unchanged && !leads => return Err(self.generation_for(&id).into()),
             Phase::Preparing | Phase::Completing | Phase::Stable => self.prepare(now),
         }
-        Ok(Joined::Waits(id.to_owned()))
+        Ok(id)
     }
 
     /// A static member comes back under a new id; whoever still uses the old one is fenced.
-    fn replace(&mut self, old: &str, new: String, ask: &JoinGroupRequest, now: Instant) -> Joined {
+    fn replace(&mut self, old: &str, new: String, ask: &JoinGroupRequest, now: Instant) -> Admission {
         let leader_before = self.leader.clone();
         if let Some(mut member) = self.members.remove(old) {
-            member.answer_join(refused_join(ResponseError::FencedInstanceId, old));
-            member.answer_sync(refused_sync(ResponseError::FencedInstanceId));
+            member.refuse(FencedInstanceId, old);
             member.update(ask, now);
-            if let Some(instance) = &member.instance {
-                self.statics.insert(instance.clone(), new.clone());
-            }
             self.members.insert(new.clone(), member);
         }
         if self.leader.as_deref() == Some(old) {
@@ -176,10 +167,10 @@ impl Group {
             let mut response = self.generation_for(&new);
             response.members.clear();
             response.leader = text(leader_before.unwrap_or_default());
-            return Joined::At(response);
+            return Err(response.into());
         }
         self.prepare(now);
-        Joined::Waits(new)
+        Ok(new)
     }
 
     /// Begins a rebalance, if none is under way.
@@ -191,7 +182,7 @@ impl Group {
             if self.phase == Phase::Completing {
                 member.assignment = Bytes::new();
             }
-            member.answer_sync(refused_sync(ResponseError::RebalanceInProgress));
+            member.answer_sync(refused_sync(RebalanceInProgress));
         }
         // An empty group does not wait for more members (`group.initial.rebalance.delay.ms` 0).
         let wait = if self.phase == Phase::Empty { Duration::ZERO } else { self.longest_rebalance() };
@@ -236,24 +227,18 @@ impl Group {
         }
         self.phase = Phase::Completing;
         self.deadline = Some(now + self.longest_rebalance());
-        let answers: Vec<_> = self.members.keys().map(|id| (id.clone(), self.generation_for(id))).collect();
-        for (id, response) in answers {
-            if let Some(member) = self.members.get_mut(&id) {
-                member.synced = false;
-                member.deadline = now + member.session;
-                member.answer_join(response);
-            }
+        let mut answers: Vec<_> = self.members.keys().map(|id| self.generation_for(id)).collect();
+        for (member, answer) in self.members.values_mut().zip(answers.drain(..)) {
+            (member.synced, member.deadline) = (false, now + member.session);
+            member.answer_join(answer);
         }
     }
 
     /// The protocol that most members prefer among those that all know.
     fn select(&self) -> Option<String> {
-        let known = |name: &str| {
-            self.members.values().all(|member| member.protocols.iter().any(|(other, _)| other == name))
-        };
         let mut votes: BTreeMap<&str, usize> = BTreeMap::new();
         for member in self.members.values() {
-            if let Some((name, _)) = member.protocols.iter().find(|(name, _)| known(name)) {
+            if let Some((name, _)) = member.protocols.iter().find(|(name, _)| self.all_know(name)) {
                 *votes.entry(name).or_default() += 1;
             }
         }
@@ -263,22 +248,20 @@ impl Group {
     fn generation_for(&self, id: &str) -> JoinGroupResponse {
         let protocol = self.protocol.clone().unwrap_or_default();
         let leads = self.leader.as_deref() == Some(id);
-        let metadata = |member: &Member| {
-            let own = member.protocols.iter().find(|(name, _)| *name == protocol);
-            own.map(|(_, metadata)| metadata.clone()).unwrap_or_default()
-        };
         let entry = |(id, member): (&String, &Member)| {
-            JoinGroupResponseMember::default()
-                .with_member_id(text(id.clone()))
-                .with_group_instance_id(member.instance.clone().map(text))
-                .with_metadata(metadata(member))
+            made!(JoinGroupResponseMember {
+                member_id: text(id.clone()),
+                group_instance_id: member.instance.clone().map(text),
+                metadata: member.metadata(&protocol),
+            })
         };
-        JoinGroupResponse::default()
-            .with_generation_id(self.generation)
-            .with_leader(text(self.leader.clone().unwrap_or_default()))
-            .with_member_id(text(id.to_owned()))
-            .with_members(if leads { self.members.iter().map(entry).collect() } else { Vec::new() })
-            .with_protocol_name(Some(text(protocol)))
+        made!(JoinGroupResponse {
+            generation_id: self.generation,
+            leader: text(self.leader.clone().unwrap_or_default()),
+            member_id: text(id.to_owned()),
+            members: if leads { self.members.iter().map(entry).collect() } else { Vec::new() },
+            protocol_name: Some(text(protocol)),
+        })
     }
 
     /// Asks for the member's assignment; the leader brings all of them.
@@ -288,16 +271,13 @@ impl Group {
         now: Instant,
     ) -> oneshot::Receiver<SyncGroupResponse> {
         let (answer, receiver) = oneshot::channel();
-        match self.try_sync(ask, now) {
-            Ok(()) => {
-                if let Some(member) = self.members.get_mut(&*ask.member_id) {
-                    member.sync = Some(answer);
-                }
-                if self.phase == Phase::Stable {
-                    self.hand_out();
-                }
-            }
-            Err(error) => drop(answer.send(refused_sync(error))),
+        match (self.try_sync(ask, now), self.members.get_mut(&*ask.member_id)) {
+            (Ok(()), Some(member)) => member.sync = Some(answer),
+            (Ok(()), None) => {}
+            (Err(error), _) => drop(answer.send(refused_sync(error))),
+        }
+        if self.phase == Phase::Stable {
+            self.hand_out();
         }
         receiver
     }
@@ -305,18 +285,15 @@ impl Group {
     fn try_sync(&mut self, ask: &SyncGroupRequest, now: Instant) -> Result<(), ResponseError> {
         self.validate(&ask.member_id, ask.group_instance_id.as_deref())?;
         self.check_generation(ask.generation_id)?;
-        let other = |given: &Option<_>, own: Option<&str>| {
-            given.as_deref().is_some_and(|given: &str| Some(given) != own)
-        };
-        let (kind, name) = (ask.protocol_type.clone(), ask.protocol_name.clone());
-        if other(&kind.map(|kind| kind.to_string()), Some(&self.protocol_type))
-            || other(&name.map(|name| name.to_string()), self.protocol.as_deref())
+        let other = |given: &Option<StrBytes>, own: Option<&str>| given.is_some() && given.as_deref() != own;
+        if other(&ask.protocol_type, Some(&self.protocol_type))
+            || other(&ask.protocol_name, self.protocol.as_deref())
         {
-            return Err(ResponseError::InconsistentGroupProtocol);
+            return Err(InconsistentGroupProtocol);
         }
         match self.phase {
-            Phase::Empty => return Err(ResponseError::UnknownMemberId),
-            Phase::Preparing => return Err(ResponseError::RebalanceInProgress),
+            Phase::Empty => return Err(UnknownMemberId),
+            Phase::Preparing => return Err(RebalanceInProgress),
             Phase::Completing | Phase::Stable => {}
         }
         if let Some(member) = self.members.get_mut(&*ask.member_id) {
@@ -324,13 +301,10 @@ impl Group {
             member.deadline = now + member.session;
         }
         if self.phase == Phase::Completing && self.leader.as_deref() == Some(&*ask.member_id) {
-            for member in self.members.values_mut() {
-                member.assignment = Bytes::new();
-            }
-            for assignment in &ask.assignments {
-                if let Some(member) = self.members.get_mut(&*assignment.member_id) {
-                    member.assignment = Bytes::copy_from_slice(&assignment.assignment);
-                }
+            for (id, member) in &mut self.members {
+                let own = ask.assignments.iter().find(|one| *one.member_id == **id);
+                member.assignment =
+                    own.map(|own| Bytes::copy_from_slice(&own.assignment)).unwrap_or_default();
             }
             self.phase = Phase::Stable;
         }
@@ -338,29 +312,27 @@ impl Group {
     }
 
     fn hand_out(&mut self) {
-        let (kind, name) = (text(self.protocol_type.clone()), self.protocol.clone().map(text));
         for member in self.members.values_mut() {
-            let assignment = member.assignment.clone();
-            let response = SyncGroupResponse::default().with_assignment(assignment);
-            let response = response.with_protocol_type(Some(kind.clone())).with_protocol_name(name.clone());
-            member.answer_sync(response);
+            member.answer_sync(made!(SyncGroupResponse {
+                assignment: member.assignment.clone(),
+                protocol_type: Some(text(self.protocol_type.clone())),
+                protocol_name: self.protocol.clone().map(text),
+            }));
         }
     }
 
     /// A sign of life.
     pub(super) fn heartbeat(
         &mut self,
-        id: &str,
-        instance: Option<&str>,
-        generation: i32,
+        (id, instance, generation): Claim<'_>,
         now: Instant,
     ) -> Result<(), ResponseError> {
         self.validate(id, instance)?;
         self.check_generation(generation)?;
         self.touch(id, now);
         match self.phase {
-            Phase::Empty => Err(ResponseError::UnknownMemberId),
-            Phase::Preparing => Err(ResponseError::RebalanceInProgress),
+            Phase::Empty => Err(UnknownMemberId),
+            Phase::Preparing => Err(RebalanceInProgress),
             Phase::Completing | Phase::Stable => Ok(()),
         }
     }
@@ -379,11 +351,8 @@ impl Group {
         now: Instant,
     ) -> Result<(), ResponseError> {
         if self.named.remove(id).is_none() {
-            let found = instance.and_then(|instance| self.statics.get(instance));
-            let id = match (id, found) {
-                ("", Some(found)) => found.clone(),
-                _ => id.to_owned(),
-            };
+            let found = instance.filter(|_| id.is_empty()).and_then(|instance| self.id_of(instance));
+            let id = found.unwrap_or(id).to_owned();
             self.validate(&id, instance)?;
             self.remove(&id);
             self.prepare(now);
@@ -394,11 +363,7 @@ impl Group {
 
     fn remove(&mut self, id: &str) {
         if let Some(mut member) = self.members.remove(id) {
-            member.answer_join(refused_join(ResponseError::UnknownMemberId, id));
-            member.answer_sync(refused_sync(ResponseError::UnknownMemberId));
-            if let Some(instance) = member.instance {
-                self.statics.remove(&instance);
-            }
+            member.refuse(UnknownMemberId, id);
         }
         if self.leader.as_deref() == Some(id) {
             self.leader = None;
@@ -407,22 +372,22 @@ impl Group {
 
     fn validate(&self, id: &str, instance: Option<&str>) -> Result<(), ResponseError> {
         if let Some(instance) = instance {
-            let current = self.statics.get(instance).ok_or(ResponseError::UnknownMemberId)?;
+            let current = self.id_of(instance).ok_or(UnknownMemberId)?;
             if current != id {
-                return Err(ResponseError::FencedInstanceId);
+                return Err(FencedInstanceId);
             }
         }
-        if self.members.contains_key(id) { Ok(()) } else { Err(ResponseError::UnknownMemberId) }
+        if self.members.contains_key(id) { Ok(()) } else { Err(UnknownMemberId) }
     }
 
     fn check_generation(&self, generation: i32) -> Result<(), ResponseError> {
-        if generation == self.generation { Ok(()) } else { Err(ResponseError::IllegalGeneration) }
+        if generation == self.generation { Ok(()) } else { Err(IllegalGeneration) }
     }
 
     /// Whether offsets may be committed by whom the request names.
     pub(super) fn may_commit(
         &mut self,
-        (id, instance, generation): (&str, Option<&str>, i32),
+        (id, instance, generation): Claim<'_>,
         transactional: bool,
         now: Instant,
     ) -> Result<(), ResponseError> {
@@ -431,18 +396,23 @@ impl Group {
         }
         if generation >= 0 || !id.is_empty() || instance.is_some() {
             if self.phase == Phase::Empty && self.generation == 0 && self.members.is_empty() {
-                return Err(ResponseError::IllegalGeneration);
+                return Err(IllegalGeneration);
             }
             self.validate(id, instance)?;
             self.check_generation(generation)?;
             self.touch(id, now);
         } else if !transactional {
-            return Err(ResponseError::UnknownMemberId);
+            return Err(UnknownMemberId);
         }
         if !transactional && self.phase == Phase::Completing {
-            return Err(ResponseError::RebalanceInProgress);
+            return Err(RebalanceInProgress);
         }
         Ok(())
+    }
+
+    /// Whether there is anything to keep: a group that was only asked about is forgotten.
+    pub(super) fn was_used(&self) -> bool {
+        self.generation > 0 || !self.members.is_empty() || !self.named.is_empty() || !self.offsets.is_empty()
     }
 
     /// Removes members whose sessions ended, and ends waits that lasted too long.

@@ -3,11 +3,9 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::{JoinGroupRequest, JoinGroupResponse, SyncGroupResponse};
 use tokio::sync::oneshot;
 
-use super::server::text;
+use super::wire::*;
 
 pub(super) struct Member {
     pub instance: Option<String>,
@@ -26,6 +24,23 @@ pub(super) struct Member {
 }
 
 impl Member {
+    pub(super) fn new(ask: &JoinGroupRequest, client: &str, now: Instant) -> Self {
+        let mut member = Self {
+            instance: ask.group_instance_id.as_ref().map(ToString::to_string),
+            client: client.to_owned(),
+            session: Duration::ZERO,
+            rebalance: Duration::ZERO,
+            protocols: Vec::new(),
+            assignment: Bytes::new(),
+            deadline: now,
+            synced: false,
+            join: None,
+            sync: None,
+        };
+        member.update(ask, now);
+        member
+    }
+
     pub(super) fn update(&mut self, ask: &JoinGroupRequest, now: Instant) {
         self.session = millis(ask.session_timeout_ms);
         // Before version 1 there was only the session's.
@@ -48,6 +63,12 @@ impl Member {
         }
     }
 
+    /// Ends whatever it waits for.
+    pub(super) fn refuse(&mut self, error: ResponseError, id: &str) {
+        self.answer_join(refused_join(error, id));
+        self.answer_sync(refused_sync(error));
+    }
+
     /// What it told of itself for `protocol`.
     pub(super) fn metadata(&self, protocol: &str) -> Bytes {
         let own = self.protocols.iter().find(|(name, _)| name == protocol);
@@ -56,11 +77,11 @@ impl Member {
 }
 
 pub(super) fn refused_join(error: ResponseError, id: &str) -> JoinGroupResponse {
-    JoinGroupResponse::default().with_error_code(error.code()).with_member_id(text(id.to_owned()))
+    made!(JoinGroupResponse { error_code: error.code(), member_id: text(id.to_owned()) })
 }
 
 pub(super) fn refused_sync(error: ResponseError) -> SyncGroupResponse {
-    SyncGroupResponse::default().with_error_code(error.code())
+    made!(SyncGroupResponse { error_code: error.code() })
 }
 
 /// Copies: what a request holds would keep all of its bytes in memory.

@@ -17,6 +17,7 @@ mod server;
 mod state;
 mod topics;
 mod transactions;
+mod wire;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -25,7 +26,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-pub use faults::{Action, Api, Fault, Faults, When};
+pub use faults::{Action, Fault, Faults, When};
+pub use kafka_protocol::messages::ApiKey as Api;
 use server::Shared;
 use state::State;
 
@@ -44,13 +46,11 @@ pub struct Settings {
     pub partition_bytes_max: usize,
     /// Partitions of a topic that is created without a number.
     pub default_partitions: i32,
-    /// Whether asking for a topic that does not exist creates it, when the client allows it too.
-    pub auto_create_topics: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { port: 0, partition_bytes_max: 256 << 20, default_partitions: 1, auto_create_topics: false }
+        Self { port: 0, partition_bytes_max: 256 << 20, default_partitions: 1 }
     }
 }
 
@@ -107,7 +107,7 @@ impl Broker {
 
     /// Records that retention has deleted since the start, over all partitions. Each deletion is logged too.
     pub fn deleted_records(&self) -> u64 {
-        self.shared.state().deleted_records()
+        self.shared.state().deleted
     }
 }
 

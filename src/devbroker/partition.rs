@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use kafka_protocol::error::ResponseError;
 use tokio::sync::Notify;
 
 use super::batch::{self, Header};
+use super::wire::ResponseError;
 
 /// Batches of a producer whose repetition is known as such; as many as an idempotent producer has in flight.
 const BATCHES_REMEMBERED: usize = 5;
@@ -31,19 +31,20 @@ struct Producer {
 }
 
 /// A transaction that readers of committed records must skip.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Aborted {
-    pub producer: i64,
-    pub first: i64,
+struct Aborted {
+    producer: i64,
+    first: i64,
     /// Its marker.
     last: i64,
 }
 
 /// What a fetch finds in a partition.
+#[derive(Default)]
 pub(super) struct Found {
     pub batches: Vec<Bytes>,
     pub bytes: usize,
-    pub aborted: Vec<Aborted>,
+    /// Producer and first offset of the transactions in it that were aborted.
+    pub aborted: Vec<(i64, i64)>,
 }
 
 #[derive(Default)]
@@ -85,7 +86,7 @@ impl Partition {
             self.remember(header);
         }
         let base = self.end;
-        if header.is_transactional() {
+        if header.is_transactional {
             self.open.entry(header.producer).or_insert(base);
         }
         let next = base + i64::from(header.last_delta) + 1;
@@ -165,51 +166,32 @@ impl Partition {
     /// Deletes the oldest batches until at most `bytes_max` are kept, the newest batch in any case; gives how many
     /// records.
     pub(super) fn keep(&mut self, bytes_max: usize) -> u64 {
+        if self.bytes <= bytes_max {
+            return 0;
+        }
         let before = self.start;
         while self.bytes > bytes_max && self.batches.len() > 1 {
             let Some(oldest) = self.batches.pop_front() else { break };
             self.bytes -= oldest.bytes.len();
             self.start = oldest.next;
         }
-        self.forget_aborted();
+        let start = self.start;
+        self.aborted.retain(|aborted| aborted.last >= start);
         u64::try_from(self.start - before).unwrap_or(0)
     }
 
-    /// Deletes what is before `offset`; -1 is the end.
-    pub(super) fn delete_before(&mut self, offset: i64) -> Result<i64, ResponseError> {
-        let offset = if offset == -1 { self.end } else { offset };
-        if offset < 0 || offset > self.end {
-            return Err(ResponseError::OffsetOutOfRange);
-        }
-        self.start = self.start.max(offset);
-        while self.batches.front().is_some_and(|batch| batch.next <= self.start) {
-            let oldest = self.batches.pop_front();
-            self.bytes -= oldest.map_or(0, |batch| batch.bytes.len());
-        }
-        self.forget_aborted();
-        Ok(self.start)
-    }
-
-    fn forget_aborted(&mut self) {
-        let start = self.start;
-        if self.aborted.first().is_some_and(|aborted| aborted.last < start) {
-            self.aborted.retain(|aborted| aborted.last >= start);
-        }
-    }
-
-    /// Batches from the one that holds `from`, up to `bytes_max` of them. The first may be larger if `at_least_one`.
+    /// Batches from the one that holds `from`, up to `room` bytes; the first may be larger if `room` says so.
     pub(super) fn fetch(
         &self,
         from: i64,
         committed: bool,
-        bytes_max: usize,
-        at_least_one: bool,
+        (bytes_max, at_least_one): (usize, bool),
     ) -> Result<Found, ResponseError> {
         if from < self.start || from > self.end {
             return Err(ResponseError::OffsetOutOfRange);
         }
         let until = if committed { self.stable_end() } else { self.end };
-        let mut found = Found { batches: Vec::new(), bytes: 0, aborted: Vec::new() };
+        let mut found = Found::default();
         let first = self.batches.partition_point(|batch| batch.next <= from);
         let mut next = from;
         for batch in self.batches.range(first..).take_while(|batch| batch.base < until) {
@@ -222,8 +204,8 @@ impl Partition {
             next = batch.next;
         }
         if committed {
-            let touched = |aborted: &&Aborted| aborted.last >= from && aborted.first < next;
-            found.aborted = self.aborted.iter().filter(touched).copied().collect();
+            let touched = self.aborted.iter().filter(|aborted| aborted.last >= from && aborted.first < next);
+            found.aborted = touched.map(|aborted| (aborted.producer, aborted.first)).collect();
         }
         Ok(found)
     }

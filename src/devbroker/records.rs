@@ -1,29 +1,13 @@
-//! Requests about records: produce, fetch, offsets, deletion.
+//! Requests about records: produce, fetch, offsets.
 
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::delete_records_response::{
-    DeleteRecordsPartitionResult, DeleteRecordsTopicResult,
-};
-use kafka_protocol::messages::fetch_request::FetchPartition;
-use kafka_protocol::messages::fetch_response::{AbortedTransaction, FetchableTopicResponse, PartitionData};
-use kafka_protocol::messages::list_offsets_request::ListOffsetsPartition;
-use kafka_protocol::messages::list_offsets_response::{
-    ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
-};
-use kafka_protocol::messages::produce_request::PartitionProduceData;
-use kafka_protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
-use kafka_protocol::messages::{
-    DeleteRecordsRequest, DeleteRecordsResponse, FetchRequest, FetchResponse, ListOffsetsRequest,
-    ListOffsetsResponse, ProduceRequest, ProduceResponse,
-};
 use tokio::sync::Notify;
 
 use super::batch::Header;
-use super::partition::Found;
-use super::state::{Call, State, code};
+use super::state::{Call, State};
+use super::wire::*;
 
 const READ_COMMITTED: i8 = 1;
 const LATEST: i64 = -1;
@@ -31,23 +15,18 @@ const EARLIEST: i64 = -2;
 
 impl State {
     pub(super) fn produce(&mut self, call: &Call, ask: &ProduceRequest) -> ProduceResponse {
-        let mut responses = Vec::new();
-        for topic in &ask.topic_data {
-            let mut partitions = Vec::new();
-            for data in &topic.partition_data {
-                let result = call.allow().and_then(|()| self.append(&topic.name, data, ask.acks));
-                let (base, start) = result.unwrap_or((-1, -1));
-                let response = PartitionProduceResponse::default()
-                    .with_index(data.index)
-                    .with_error_code(code(result))
-                    .with_base_offset(base)
-                    .with_log_append_time_ms(-1);
-                partitions.push(response.with_log_start_offset(start));
-            }
-            let response = TopicProduceResponse::default().with_name(topic.name.clone());
-            responses.push(response.with_partition_responses(partitions));
-        }
-        ProduceResponse::default().with_responses(responses)
+        let topics = per_partition!(ask.topic_data, partition_data => TopicProduceResponse.partition_responses, |name, one| {
+            let result = call.allow().and_then(|()| self.append(name, one, ask));
+            let (base, start) = *result.as_ref().unwrap_or(&(-1, -1));
+            made!(PartitionProduceResponse {
+                index: one.index,
+                error_code: code(&result),
+                base_offset: base,
+                log_append_time_ms: -1,
+                log_start_offset: start,
+            })
+        });
+        made!(ProduceResponse { responses: topics })
     }
 
     /// Appends to one partition; gives the base offset and the oldest offset that is kept.
@@ -55,23 +34,23 @@ impl State {
         &mut self,
         name: &str,
         data: &PartitionProduceData,
-        acks: i16,
+        ask: &ProduceRequest,
     ) -> Result<(i64, i64), ResponseError> {
-        if !(-1..=1).contains(&acks) {
+        if !(-1..=1).contains(&ask.acks) {
             return Err(ResponseError::InvalidRequiredAcks);
         }
         let bytes = data.records.as_deref().unwrap_or_default();
         let header = Header::check(bytes)?;
-        let unknown = ResponseError::UnknownTopicOrPartition;
-        let topic = self.topics.get_mut(name).ok_or(unknown)?;
+        let topic = self.topics.get_mut(name).ok_or(ResponseError::UnknownTopicOrPartition)?;
         let bytes_max = topic.bytes_max(self.settings.partition_bytes_max);
         if bytes.len() > topic.message_bytes_max() {
             return Err(ResponseError::MessageTooLarge);
         }
-        let partition = topic.partition(data.index).ok_or(unknown)?;
-        if header.is_transactional() {
-            let place = (name.to_owned(), data.index);
-            self.transactions.check_write(header.producer, header.epoch, &place)?;
+        let partition = topic.partition(data.index)?;
+        if header.is_transactional {
+            let id = ask.transactional_id.as_ref().ok_or(ResponseError::InvalidTxnState)?;
+            let owner = (header.producer, header.epoch);
+            self.transactions.check_write(id, owner, &(name.to_owned(), data.index))?;
         }
         let base = partition.append(&header, bytes)?;
         let deleted = partition.keep(bytes_max);
@@ -95,19 +74,23 @@ impl State {
         for topic in &ask.topics {
             let mut partitions = Vec::new();
             for one in &topic.partitions {
-                let (data, found) =
-                    self.fetch_partition(call, &topic.topic, one, ask.isolation_level, room, bytes == 0);
-                failed |= data.error_code != 0;
+                let own = room.min(usize::try_from(one.partition_max_bytes).unwrap_or(0));
+                let committed = ask.isolation_level == READ_COMMITTED;
+                let result = self.fetch_partition(call, &topic.topic, one, committed, (own, bytes == 0));
+                let error = code(&result);
+                let (mut data, found) = result.unwrap_or_default();
+                (data.partition_index, data.error_code) = (one.partition, error);
+                failed |= error != 0;
                 bytes += found;
                 room = room.saturating_sub(found);
                 partitions.push(data);
             }
-            let response = FetchableTopicResponse::default().with_topic(topic.topic.clone());
-            responses.push(response.with_partitions(partitions));
+            responses
+                .push(made!(FetchableTopicResponse { topic: topic.topic.clone(), partitions: partitions }));
         }
         let enough = bytes >= usize::try_from(ask.min_bytes).unwrap_or(0);
         if enough || failed || last {
-            return Some(FetchResponse::default().with_responses(responses));
+            return Some(made!(FetchResponse { responses: responses }));
         }
         for topic in &ask.topics {
             for one in &topic.partitions {
@@ -119,62 +102,46 @@ impl State {
         None
     }
 
+    /// One partition's share and its bytes. `room`: bytes that fit, and whether the first batch may be larger.
     fn fetch_partition(
         &mut self,
         call: &Call,
         topic: &str,
         ask: &FetchPartition,
-        isolation: i8,
-        room: usize,
-        at_least_one: bool,
-    ) -> (PartitionData, usize) {
-        let committed = isolation == READ_COMMITTED;
-        let mut data = PartitionData::default().with_partition_index(ask.partition).with_high_watermark(-1);
-        let partition = match call.allow().and_then(|()| self.partition(topic, ask.partition)) {
-            Ok(partition) => partition,
-            Err(error) => return (data.with_error_code(error.code()), 0),
+        committed: bool,
+        room: (usize, bool),
+    ) -> Result<(PartitionData, usize), ResponseError> {
+        call.allow()?;
+        let partition = self.partition(topic, ask.partition)?;
+        let found = partition.fetch(ask.fetch_offset, committed, room)?;
+        let skip = |&(producer, first): &(i64, i64)| {
+            made!(AbortedTransaction { producer_id: producer.into(), first_offset: first })
         };
-        data = data.with_high_watermark(partition.end()).with_last_stable_offset(partition.stable_end());
-        if call.version >= 5 {
-            data = data.with_log_start_offset(partition.start());
-        }
-        let own = usize::try_from(ask.partition_max_bytes).unwrap_or(0);
-        match partition.fetch(ask.fetch_offset, committed, own.min(room), at_least_one) {
-            Ok(Found { batches, bytes, aborted }) => {
-                let skip = |aborted: super::partition::Aborted| {
-                    AbortedTransaction::default()
-                        .with_producer_id(aborted.producer.into())
-                        .with_first_offset(aborted.first)
-                };
-                let aborted = committed.then(|| aborted.into_iter().map(skip).collect());
-                (data.with_aborted_transactions(aborted).with_records(Some(join(batches, bytes))), bytes)
-            }
-            Err(error) => (data.with_error_code(error.code()), 0),
-        }
+        let data = made!(PartitionData {
+            high_watermark: partition.end(),
+            last_stable_offset: partition.stable_end(),
+            log_start_offset: partition.start(),
+            aborted_transactions: committed.then(|| found.aborted.iter().map(skip).collect()),
+            records: Some(join(&found.batches, found.bytes)),
+        });
+        Ok((data, found.bytes))
     }
 
     pub(super) fn list_offsets(&mut self, call: &Call, ask: &ListOffsetsRequest) -> ListOffsetsResponse {
-        let mut topics = Vec::new();
-        for topic in &ask.topics {
-            let mut partitions = Vec::new();
-            for one in &topic.partitions {
-                let result = self.offset_at(call, &topic.name, one, ask.isolation_level == READ_COMMITTED);
-                let (offset, time) = result.unwrap_or((-1, -1));
-                let mut response = ListOffsetsPartitionResponse::default()
-                    .with_partition_index(one.partition_index)
-                    .with_error_code(code(result))
-                    .with_offset(offset)
-                    .with_timestamp(time);
-                if call.version >= 4 && offset >= 0 {
-                    response = response.with_leader_epoch(0);
-                }
-                partitions.push(response);
-            }
-            topics.push(
-                ListOffsetsTopicResponse::default().with_name(topic.name.clone()).with_partitions(partitions),
-            );
-        }
-        ListOffsetsResponse::default().with_topics(topics)
+        let committed = ask.isolation_level == READ_COMMITTED;
+        let topics = per_partition!(ask.topics, partitions => ListOffsetsTopicResponse.partitions, |name, one| {
+            let result = self.offset_at(call, name, one, committed);
+            let (offset, time) = *result.as_ref().unwrap_or(&(-1, -1));
+            made!(ListOffsetsPartitionResponse {
+                partition_index: one.partition_index,
+                error_code: code(&result),
+                offset: offset,
+                timestamp: time,
+                // Older versions have no such field.
+                leader_epoch: if call.version >= 4 && offset >= 0 { 0 } else { -1 },
+            })
+        });
+        made!(ListOffsetsResponse { topics: topics })
     }
 
     /// The offset and time that the request asks for; -1 for both when there is none.
@@ -195,41 +162,13 @@ impl State {
             time => Ok(partition.at_time(time).filter(|(offset, _)| *offset < end).unwrap_or((-1, -1))),
         }
     }
-
-    pub(super) fn delete_records(
-        &mut self,
-        call: &Call,
-        ask: &DeleteRecordsRequest,
-    ) -> DeleteRecordsResponse {
-        let mut topics = Vec::new();
-        for topic in &ask.topics {
-            let mut partitions = Vec::new();
-            for one in &topic.partitions {
-                let allowed = call.allow();
-                let partition = allowed.and_then(|()| self.partition(&topic.name, one.partition_index));
-                let result = partition.and_then(|partition| partition.delete_before(one.offset));
-                partitions.push(
-                    DeleteRecordsPartitionResult::default()
-                        .with_partition_index(one.partition_index)
-                        .with_low_watermark(result.unwrap_or(-1))
-                        .with_error_code(code(result)),
-                );
-            }
-            topics.push(
-                DeleteRecordsTopicResult::default().with_name(topic.name.clone()).with_partitions(partitions),
-            );
-        }
-        DeleteRecordsResponse::default().with_topics(topics)
-    }
 }
 
-fn join(batches: Vec<Bytes>, bytes: usize) -> Bytes {
-    if let [one] = &*batches {
+fn join(batches: &[Bytes], bytes: usize) -> Bytes {
+    if let [one] = batches {
         return one.clone();
     }
     let mut all = BytesMut::with_capacity(bytes);
-    for batch in batches {
-        all.extend_from_slice(&batch);
-    }
+    batches.iter().for_each(|batch| all.extend_from_slice(batch));
     all.freeze()
 }

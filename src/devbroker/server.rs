@@ -5,59 +5,48 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use kafka_protocol::error::{ParseResponseErrorCode, ResponseError};
-use kafka_protocol::messages::api_versions_response::ApiVersion;
-use kafka_protocol::messages::{
-    ApiKey, ApiVersionsResponse, BrokerId, FetchRequest, JoinGroupRequest, JoinGroupResponse, ProduceRequest,
-    RequestHeader, ResponseHeader, SyncGroupRequest, SyncGroupResponse,
-};
-use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
+use kafka_protocol::error::ParseResponseErrorCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use super::faults::{Action, Faults, Verdict};
+use super::faults::{Action, Faults};
 use super::member::{refused_join, refused_sync};
-use super::state::{Call, State, code};
+use super::state::{Call, State};
+use super::wire::*;
 
-/// The only node of the cluster.
-pub(super) const NODE: BrokerId = BrokerId(1);
 /// Largest request, as Kafka's `socket.request.max.bytes`.
 const REQUEST_BYTES_MAX: usize = 100 << 20;
 /// Shortest and longest session of a group's member, in milliseconds.
 const SESSION_MILLIS: std::ops::RangeInclusive<i32> = 1_000..=1_800_000;
 
-/// What is served: API, lowest and highest version. Produce and Fetch are advertised from 0, as Kafka does, because
-/// librdkafka takes it for a sign of what a broker can do.
-const APIS: &[(ApiKey, i16, i16)] = &[
-    (ApiKey::Produce, 0, 9),
-    (ApiKey::Fetch, 0, 11),
-    (ApiKey::ListOffsets, 1, 6),
-    (ApiKey::Metadata, 0, 9),
-    (ApiKey::OffsetCommit, 2, 8),
-    (ApiKey::OffsetFetch, 1, 7),
-    (ApiKey::FindCoordinator, 0, 3),
-    (ApiKey::JoinGroup, 0, 7),
-    (ApiKey::Heartbeat, 0, 4),
-    (ApiKey::LeaveGroup, 0, 5),
-    (ApiKey::SyncGroup, 0, 5),
-    (ApiKey::DescribeGroups, 0, 5),
-    (ApiKey::ListGroups, 0, 4),
-    (ApiKey::ApiVersions, 0, 3),
-    (ApiKey::CreateTopics, 2, 6),
-    (ApiKey::DeleteTopics, 1, 5),
-    (ApiKey::DeleteRecords, 0, 2),
-    (ApiKey::InitProducerId, 0, 4),
-    (ApiKey::AddPartitionsToTxn, 0, 3),
-    (ApiKey::AddOffsetsToTxn, 0, 3),
-    (ApiKey::EndTxn, 0, 3),
-    (ApiKey::TxnOffsetCommit, 0, 3),
-    (ApiKey::DescribeConfigs, 1, 4),
-    (ApiKey::AlterConfigs, 0, 2),
-    (ApiKey::CreatePartitions, 0, 3),
-    (ApiKey::DeleteGroups, 0, 2),
-    (ApiKey::IncrementalAlterConfigs, 0, 1),
-];
+/// Writes the table of what is served, API, lowest and highest version, and has those that name a handler answered
+/// by it at once.
+macro_rules! served {
+    ($($waits:ident $low:literal $high:literal),*; $($api:ident $lowest:literal $highest:literal $handler:ident),*) => {
+        const APIS: &[(ApiKey, i16, i16)] =
+            &[$((ApiKey::$waits, $low, $high),)* $((ApiKey::$api, $lowest, $highest),)*];
+
+        fn at_once(state: &mut State, call: &Call, request: &Request) -> anyhow::Result<Outcome> {
+            match request.api {
+                $(ApiKey::$api => reply(request, &state.$handler(call, &read(request)?)),)*
+                other => anyhow::bail!("{other:?} is not served"),
+            }
+        }
+    };
+}
+
+// Produce and Fetch are advertised from 0, as Kafka does: librdkafka takes it for a sign of what a broker can do.
+served! {
+    Produce 0 9, Fetch 0 11, JoinGroup 0 7, SyncGroup 0 5, ApiVersions 0 3;
+    ListOffsets 1 6 list_offsets, Metadata 0 9 metadata, OffsetCommit 2 8 offset_commit,
+    OffsetFetch 1 7 offset_fetch, FindCoordinator 0 3 find_coordinator, Heartbeat 0 4 heartbeat,
+    LeaveGroup 0 5 leave_group, DescribeGroups 0 5 describe_groups, ListGroups 0 3 list_groups,
+    CreateTopics 2 6 create_topics, DeleteTopics 1 5 delete_topics,
+    InitProducerId 0 4 init_producer_id, AddPartitionsToTxn 0 3 add_partitions, AddOffsetsToTxn 0 3 add_offsets,
+    EndTxn 0 3 end_txn, TxnOffsetCommit 0 3 txn_offset_commit, DescribeConfigs 1 4 describe_configs,
+    AlterConfigs 0 2 alter_configs, CreatePartitions 0 3 create_partitions
+}
 
 pub(super) struct Shared {
     state: Mutex<State>,
@@ -137,37 +126,31 @@ impl Connection {
             Ok(request) => request,
             Err(unknown_version) => return Ok(Outcome::Answer(unknown_version)),
         };
-        let action = match self.shared.faults.meet(request.api as i16) {
-            None => return self.answer(request, None).await,
-            Some(Verdict::Wait(held)) => {
-                held.released().await;
-                return self.answer(request, None).await;
-            }
-            Some(Verdict::Do(action)) => action,
+        let Some((action, hits)) = self.shared.faults.meet(request.api) else {
+            return self.answer(request, None).await;
         };
         match action {
-            Action::DropRequest => Ok(Outcome::Silence),
-            Action::CloseBefore => Ok(Outcome::Close),
-            Action::Error(code) => self.answer(request, code.err()).await,
-            Action::Hold => self.answer(request, None).await,
-            Action::Delay(time) => {
-                tokio::time::sleep(time).await;
-                self.answer(request, None).await
-            }
-            Action::DropResponse => self.answer(request, None).await.map(|_| Outcome::Silence),
-            Action::CloseAfter => self.answer(request, None).await.map(|_| Outcome::Close),
-            Action::Duplicate => {
-                self.answer(request.clone(), None).await?;
-                self.answer(request, None).await
-            }
+            Action::DropRequest => return Ok(Outcome::Silence),
+            Action::CloseBefore => return Ok(Outcome::Close),
+            Action::Error(code) => return self.answer(request, code.err()).await,
+            Action::Delay(time) => tokio::time::sleep(time).await,
+            Action::Duplicate => drop(self.answer(request.clone(), None).await?),
+            Action::Hold => hits.released().await,
+            Action::DropResponse | Action::CloseAfter => {}
         }
+        let answer = self.answer(request, None).await?;
+        Ok(match action {
+            Action::DropResponse => Outcome::Silence,
+            Action::CloseAfter => Outcome::Close,
+            _ => answer,
+        })
     }
 
     async fn answer(&self, request: Request, forced: Option<ResponseError>) -> anyhow::Result<Outcome> {
-        let call =
-            Call { version: request.version, client: request.client.clone(), now: Instant::now(), forced };
+        let (version, client) = (request.version, request.client.clone());
+        let call = Call { version, client, now: Instant::now(), forced };
         match request.api {
-            ApiKey::ApiVersions => reply(&request, &versions(&call)),
+            ApiKey::ApiVersions => reply(&request, &versions(code(&call.allow()))),
             ApiKey::Produce => {
                 let ask: ProduceRequest = read(&request)?;
                 let response = self.shared.state().produce(&call, &ask);
@@ -176,43 +159,8 @@ impl Connection {
             ApiKey::Fetch => self.fetch(&request, &call).await,
             ApiKey::JoinGroup => self.join(&request, &call).await,
             ApiKey::SyncGroup => self.sync(&request, &call).await,
-            ApiKey::ListOffsets => self.at_once(&request, &call, State::list_offsets),
-            ApiKey::Metadata => self.at_once(&request, &call, State::metadata),
-            ApiKey::OffsetCommit => self.at_once(&request, &call, State::offset_commit),
-            ApiKey::OffsetFetch => self.at_once(&request, &call, State::offset_fetch),
-            ApiKey::FindCoordinator => self.at_once(&request, &call, State::find_coordinator),
-            ApiKey::Heartbeat => self.at_once(&request, &call, State::heartbeat),
-            ApiKey::LeaveGroup => self.at_once(&request, &call, State::leave_group),
-            ApiKey::DescribeGroups => self.at_once(&request, &call, State::describe_groups),
-            ApiKey::ListGroups => self.at_once(&request, &call, State::list_groups),
-            ApiKey::DeleteGroups => self.at_once(&request, &call, State::delete_groups),
-            ApiKey::CreateTopics => self.at_once(&request, &call, State::create_topics),
-            ApiKey::DeleteTopics => self.at_once(&request, &call, State::delete_topics),
-            ApiKey::DeleteRecords => self.at_once(&request, &call, State::delete_records),
-            ApiKey::CreatePartitions => self.at_once(&request, &call, State::create_partitions),
-            ApiKey::DescribeConfigs => self.at_once(&request, &call, State::describe_configs),
-            ApiKey::AlterConfigs => self.at_once(&request, &call, State::alter_configs),
-            ApiKey::IncrementalAlterConfigs => {
-                self.at_once(&request, &call, State::incremental_alter_configs)
-            }
-            ApiKey::InitProducerId => self.at_once(&request, &call, State::init_producer_id),
-            ApiKey::AddPartitionsToTxn => self.at_once(&request, &call, State::add_partitions),
-            ApiKey::AddOffsetsToTxn => self.at_once(&request, &call, State::add_offsets),
-            ApiKey::EndTxn => self.at_once(&request, &call, State::end_txn),
-            ApiKey::TxnOffsetCommit => self.at_once(&request, &call, State::txn_offset_commit),
-            other => anyhow::bail!("{other:?} is not served"),
+            _ => at_once(&mut self.shared.state(), &call, &request),
         }
-    }
-
-    fn at_once<Q: Decodable, R: Encodable>(
-        &self,
-        request: &Request,
-        call: &Call,
-        handle: impl FnOnce(&mut State, &Call, &Q) -> R,
-    ) -> anyhow::Result<Outcome> {
-        let ask = read(request)?;
-        let response = handle(&mut self.shared.state(), call, &ask);
-        reply(request, &response)
     }
 
     async fn fetch(&self, request: &Request, call: &Call) -> anyhow::Result<Outcome> {
@@ -231,25 +179,20 @@ impl Connection {
 
     async fn join(&self, request: &Request, call: &Call) -> anyhow::Result<Outcome> {
         let ask: JoinGroupRequest = read(request)?;
-        let refused = match call.allow() {
-            Err(error) => Some(error),
-            Ok(()) if ask.group_id.is_empty() => Some(ResponseError::InvalidGroupId),
-            Ok(()) if !SESSION_MILLIS.contains(&ask.session_timeout_ms) => {
-                Some(ResponseError::InvalidSessionTimeout)
-            }
-            Ok(()) => None,
-        };
+        let allowed = call.allow().and_then(|()| match ask.session_timeout_ms {
+            _ if ask.group_id.is_empty() => Err(ResponseError::InvalidGroupId),
+            millis if !SESSION_MILLIS.contains(&millis) => Err(ResponseError::InvalidSessionTimeout),
+            _ => Ok(()),
+        });
+        let later = allowed.map(|()| {
+            let mut state = self.shared.state();
+            let group = state.groups.entry(ask.group_id.to_string()).or_default();
+            group.join(&ask, &call.client, call.version >= 4, call.now)
+        });
         let gone = |error| refused_join(error, &ask.member_id);
-        let mut response = match refused {
-            Some(error) => gone(error),
-            None => {
-                let later = {
-                    let mut state = self.shared.state();
-                    let group = state.groups.entry(ask.group_id.to_string()).or_default();
-                    group.join(&ask, &call.client, call.version >= 4, call.now)
-                };
-                later.await.unwrap_or_else(|_| gone(ResponseError::UnknownMemberId))
-            }
+        let mut response = match later {
+            Ok(later) => later.await.unwrap_or_else(|_| gone(ResponseError::UnknownMemberId)),
+            Err(error) => gone(error),
         };
         if call.version >= 7 {
             response.protocol_type = Some(ask.protocol_type.clone());
@@ -257,16 +200,14 @@ impl Connection {
         if call.version < 5 {
             response.members.iter_mut().for_each(|member| member.group_instance_id = None);
         }
-        reply::<JoinGroupResponse>(request, &response)
+        reply(request, &response)
     }
 
     async fn sync(&self, request: &Request, call: &Call) -> anyhow::Result<Outcome> {
         let ask: SyncGroupRequest = read(request)?;
-        let later = call.allow().and_then(|()| {
-            let mut state = self.shared.state();
-            let group = state.groups.get_mut(&**ask.group_id).ok_or(ResponseError::UnknownMemberId)?;
-            Ok(group.sync(&ask, call.now))
-        });
+        let later = call
+            .allow()
+            .and_then(|()| Ok(self.shared.state().known_group(&ask.group_id)?.sync(&ask, call.now)));
         let mut response = match later {
             Ok(later) => later.await.unwrap_or_else(|_| refused_sync(ResponseError::UnknownMemberId)),
             Err(error) => refused_sync(error),
@@ -274,7 +215,7 @@ impl Connection {
         if call.version < 5 {
             (response.protocol_type, response.protocol_name) = (None, None);
         }
-        reply::<SyncGroupResponse>(request, &response)
+        reply(request, &response)
     }
 }
 
@@ -288,23 +229,19 @@ fn parse(mut frame: Bytes) -> anyhow::Result<Result<Request, Bytes>> {
     let (api, lowest, highest) = *served.ok_or_else(|| anyhow::anyhow!("API {key} is not served"))?;
     if !(lowest..=highest).contains(&version) {
         anyhow::ensure!(api == ApiKey::ApiVersions, "{api:?} is not served in version {version}");
-        let body = Bytes::new();
-        let request = Request { api, version: 0, correlation, client: String::new(), body };
-        let call = Call { version: 0, client: String::new(), now: Instant::now(), forced: None };
-        let response = versions(&call).with_error_code(ResponseError::UnsupportedVersion.code());
-        return Ok(Err(encode(&request, &response)?));
+        let request = Request { api, version: 0, correlation, client: String::new(), body: Bytes::new() };
+        return Ok(Err(encode(&request, &versions(ResponseError::UnsupportedVersion.code()))?));
     }
     let header = RequestHeader::decode(&mut frame, api.request_header_version(version))?;
     let client = header.client_id.map(|client| client.to_string()).unwrap_or_default();
     Ok(Ok(Request { api, version, correlation, client, body: frame }))
 }
 
-fn versions(call: &Call) -> ApiVersionsResponse {
+fn versions(error_code: i16) -> ApiVersionsResponse {
     let one = |&(api, lowest, highest): &(ApiKey, i16, i16)| {
-        ApiVersion::default().with_api_key(api as i16).with_min_version(lowest).with_max_version(highest)
+        made!(ApiVersion { api_key: api as i16, min_version: lowest, max_version: highest })
     };
-    let response = ApiVersionsResponse::default().with_error_code(code(call.allow()));
-    response.with_api_keys(APIS.iter().map(one).collect())
+    made!(ApiVersionsResponse { error_code: error_code, api_keys: APIS.iter().map(one).collect() })
 }
 
 fn read<Q: Decodable>(request: &Request) -> anyhow::Result<Q> {
@@ -325,9 +262,4 @@ fn encode<R: Encodable>(request: &Request, response: &R) -> anyhow::Result<Bytes
     let length = u32::try_from(bytes.len() - 4)?;
     bytes[..4].copy_from_slice(&length.to_be_bytes());
     Ok(bytes.freeze())
-}
-
-/// A string in the protocol's form.
-pub(super) fn text(text: impl Into<StrBytes>) -> StrBytes {
-    text.into()
 }

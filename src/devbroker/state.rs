@@ -4,13 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
-use kafka_protocol::error::ResponseError;
-
 use super::Settings;
-use super::configs;
+use super::configs::{self, Configs};
 use super::group::Group;
 use super::partition::Partition;
 use super::transactions::Transactions;
+use super::wire::ResponseError;
 
 /// How often deletions by retention are told at most.
 const TELL_EVERY: Duration = Duration::from_secs(5);
@@ -33,16 +32,17 @@ impl Call {
 
 pub(super) struct Topic {
     pub partitions: Vec<Partition>,
-    pub configs: BTreeMap<String, String>,
+    pub configs: Configs,
 }
 
 impl Topic {
-    pub(super) fn new(partitions: usize, configs: BTreeMap<String, String>) -> Self {
+    pub(super) fn new(partitions: usize, configs: Configs) -> Self {
         Self { partitions: std::iter::repeat_with(Partition::default).take(partitions).collect(), configs }
     }
 
-    pub(super) fn partition(&mut self, index: i32) -> Option<&mut Partition> {
-        self.partitions.get_mut(usize::try_from(index).ok()?)
+    pub(super) fn partition(&mut self, index: i32) -> Result<&mut Partition, ResponseError> {
+        let found = usize::try_from(index).ok().and_then(|index| self.partitions.get_mut(index));
+        found.ok_or(ResponseError::UnknownTopicOrPartition)
     }
 
     pub(super) fn message_bytes_max(&self) -> usize {
@@ -61,22 +61,16 @@ impl Topic {
     }
 }
 
-/// What retention has deleted.
-#[derive(Default)]
-struct Deleted {
-    records: u64,
-    /// Records by topic that no line of the log has told yet.
-    untold: BTreeMap<String, u64>,
-    told: Option<Instant>,
-}
-
 pub(super) struct State {
     pub settings: Settings,
     pub address: SocketAddr,
     pub topics: BTreeMap<String, Topic>,
     pub groups: HashMap<String, Group>,
     pub transactions: Transactions,
-    deleted: Deleted,
+    /// Records that retention has deleted, and those by topic that no line of the log has told yet.
+    pub deleted: u64,
+    untold: BTreeMap<String, u64>,
+    told: Option<Instant>,
 }
 
 impl State {
@@ -87,24 +81,21 @@ impl State {
             topics: BTreeMap::new(),
             groups: HashMap::new(),
             transactions: Transactions::default(),
-            deleted: Deleted::default(),
+            deleted: 0,
+            untold: BTreeMap::new(),
+            told: None,
         }
     }
 
     pub(super) fn partition(&mut self, topic: &str, index: i32) -> Result<&mut Partition, ResponseError> {
-        let topic = self.topics.get_mut(topic);
-        topic.and_then(|topic| topic.partition(index)).ok_or(ResponseError::UnknownTopicOrPartition)
-    }
-
-    pub(super) fn deleted_records(&self) -> u64 {
-        self.deleted.records
+        self.topics.get_mut(topic).ok_or(ResponseError::UnknownTopicOrPartition)?.partition(index)
     }
 
     /// Counts what retention has deleted; it is told soon.
     pub(super) fn count_deleted(&mut self, topic: &str, records: u64) {
         if records > 0 {
-            self.deleted.records += records;
-            *self.deleted.untold.entry(topic.to_owned()).or_default() += records;
+            self.deleted += records;
+            *self.untold.entry(topic.to_owned()).or_default() += records;
         }
     }
 
@@ -113,11 +104,12 @@ impl State {
         for group in self.groups.values_mut() {
             group.tick(now);
         }
+        self.groups.retain(|_, group| group.was_used());
         self.abort_late_transactions(now);
-        let due = self.deleted.told.is_none_or(|told| told + TELL_EVERY <= now);
-        if due && !self.deleted.untold.is_empty() {
-            self.deleted.told = Some(now);
-            for (topic, records) in std::mem::take(&mut self.deleted.untold) {
+        let due = self.told.is_none_or(|told| told + TELL_EVERY <= now);
+        if due && !self.untold.is_empty() {
+            self.told = Some(now);
+            for (topic, records) in std::mem::take(&mut self.untold) {
                 let compacted = self.topics.get(&topic).is_some_and(Topic::is_compacted);
                 let what = if compacted { "newest values of some keys may be among them" } else { "" };
                 tracing::warn!(
@@ -134,9 +126,4 @@ impl State {
 pub(super) fn wall_millis() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// 0, or the error's code.
-pub(super) fn code<T>(result: Result<T, ResponseError>) -> i16 {
-    result.err().map_or(0, |error| error.code())
 }

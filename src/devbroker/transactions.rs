@@ -5,22 +5,12 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use kafka_protocol::error::ResponseError::{self, InvalidProducerEpoch, InvalidTxnState, ProducerFenced};
-use kafka_protocol::messages::add_partitions_to_txn_response::{
-    AddPartitionsToTxnPartitionResult, AddPartitionsToTxnTopicResult,
-};
-use kafka_protocol::messages::txn_offset_commit_response::{
-    TxnOffsetCommitResponsePartition, TxnOffsetCommitResponseTopic,
-};
-use kafka_protocol::messages::{
-    AddOffsetsToTxnRequest, AddOffsetsToTxnResponse, AddPartitionsToTxnRequest, AddPartitionsToTxnResponse,
-    EndTxnRequest, EndTxnResponse, InitProducerIdRequest, InitProducerIdResponse, TxnOffsetCommitRequest,
-    TxnOffsetCommitResponse,
-};
-
 use super::group_offsets::{Committed, Place};
-use super::groups::METADATA_BYTES_MAX;
-use super::state::{Call, State, code, wall_millis};
+use super::state::{Call, State, wall_millis};
+use super::wire::ResponseError::{
+    InvalidProducerEpoch, InvalidProducerIdMapping, InvalidTxnState, ProducerFenced,
+};
+use super::wire::*;
 
 /// `transaction.max.timeout.ms`.
 const TIMEOUT_MAX: Duration = Duration::from_secs(900);
@@ -46,17 +36,13 @@ struct Transaction {
 #[derive(Default)]
 pub(super) struct Transactions {
     by_id: HashMap<String, Transaction>,
-    /// `transactional.id` of each producer id.
-    ids: HashMap<i64, String>,
+    /// Producer ids given away.
     producers: i64,
 }
 
 impl Transactions {
-    fn new_producer(&mut self, id: Option<&str>) -> i64 {
+    fn new_producer(&mut self) -> i64 {
         self.producers += 1;
-        if let Some(id) = id {
-            self.ids.insert(self.producers, id.to_owned());
-        }
         self.producers
     }
 
@@ -68,7 +54,7 @@ impl Transactions {
         version: i16,
     ) -> Result<&mut Transaction, ResponseError> {
         let found = self.by_id.get_mut(id).filter(|transaction| transaction.producer == producer);
-        let transaction = found.ok_or(ResponseError::InvalidProducerIdMapping)?;
+        let transaction = found.ok_or(InvalidProducerIdMapping)?;
         if transaction.epoch != epoch {
             return Err(if version >= 2 { ProducerFenced } else { InvalidProducerEpoch });
         }
@@ -76,21 +62,30 @@ impl Transactions {
     }
 
     /// Whether a producer may write transactional records to a partition.
-    pub(super) fn check_write(&self, producer: i64, epoch: i16, place: &Place) -> Result<(), ResponseError> {
-        let found = self.ids.get(&producer).and_then(|id| self.by_id.get(id));
-        let found = found.filter(|transaction| transaction.producer == producer);
-        let transaction = found.ok_or(ResponseError::InvalidProducerIdMapping)?;
-        if epoch != transaction.epoch {
-            return Err(InvalidProducerEpoch);
-        }
-        let ongoing = matches!(transaction.stage, Stage::Ongoing { .. });
-        if ongoing && transaction.partitions.contains(place) { Ok(()) } else { Err(InvalidTxnState) }
+    pub(super) fn check_write(
+        &mut self,
+        id: &str,
+        owner: (i64, i16),
+        place: &Place,
+    ) -> Result<(), ResponseError> {
+        let transaction = self.of(id, owner, 0)?;
+        let is_in = transaction.is_ongoing() && transaction.partitions.contains(place);
+        if is_in { Ok(()) } else { Err(InvalidTxnState) }
     }
 }
 
 impl Transaction {
+    fn new(producer: i64, timeout: Duration) -> Self {
+        let (partitions, groups) = (BTreeSet::new(), BTreeSet::new());
+        Self { producer, epoch: 0, epoch_before: -1, timeout, stage: Stage::Empty, partitions, groups }
+    }
+
+    fn is_ongoing(&self) -> bool {
+        matches!(self.stage, Stage::Ongoing { .. })
+    }
+
     fn begin(&mut self, now: Instant) {
-        if !matches!(self.stage, Stage::Ongoing { .. }) {
+        if !self.is_ongoing() {
             self.stage = Stage::Ongoing { since: now };
         }
     }
@@ -102,18 +97,18 @@ impl State {
         call: &Call,
         ask: &InitProducerIdRequest,
     ) -> InitProducerIdResponse {
-        let result = self.next_epoch(call, ask);
-        let (producer, epoch) = result.unwrap_or((-1, -1));
-        InitProducerIdResponse::default()
-            .with_error_code(code(result))
-            .with_producer_id(producer.into())
-            .with_producer_epoch(epoch)
+        let result = call.allow().and_then(|()| self.next_epoch(call, ask));
+        let (producer, epoch) = *result.as_ref().unwrap_or(&(-1, -1));
+        made!(InitProducerIdResponse {
+            error_code: code(&result),
+            producer_id: producer.into(),
+            producer_epoch: epoch,
+        })
     }
 
     fn next_epoch(&mut self, call: &Call, ask: &InitProducerIdRequest) -> Result<(i64, i16), ResponseError> {
-        call.allow()?;
         let Some(id) = ask.transactional_id.as_deref() else {
-            return Ok((self.transactions.new_producer(None), 0));
+            return Ok((self.transactions.new_producer(), 0));
         };
         let timeout = Duration::from_millis(u64::try_from(ask.transaction_timeout_ms).unwrap_or(0));
         if id.is_empty() {
@@ -123,11 +118,8 @@ impl State {
             return Err(ResponseError::InvalidTransactionTimeout);
         }
         let Some(known) = self.transactions.by_id.get_mut(&**id) else {
-            let producer = self.transactions.new_producer(Some(id));
-            let (partitions, groups) = (BTreeSet::new(), BTreeSet::new());
-            let (epoch, epoch_before, stage) = (0, -1, Stage::Empty);
-            let new = Transaction { producer, epoch, epoch_before, timeout, stage, partitions, groups };
-            self.transactions.by_id.insert(id.to_string(), new);
+            let producer = self.transactions.new_producer();
+            self.transactions.by_id.insert(id.to_string(), Transaction::new(producer, timeout));
             return Ok((producer, 0));
         };
         let own = ask.producer_id.0 != -1;
@@ -142,22 +134,18 @@ impl State {
             }
         }
         known.timeout = timeout;
-        let ongoing = matches!(known.stage, Stage::Ongoing { .. });
+        let ongoing = known.is_ongoing();
         known.epoch_before = if own { known.epoch } else { -1 };
         known.epoch += 1;
         if ongoing {
             self.finish(id, false);
         }
-        self.without_exhausted_epoch(id)
-    }
-
-    /// Epochs end at 32,767; the last is kept for fencing. Then a new producer id begins at 0.
-    fn without_exhausted_epoch(&mut self, id: &str) -> Result<(i64, i16), ResponseError> {
-        let exhausted = self.transactions.by_id.get(id).is_some_and(|known| known.epoch >= i16::MAX - 1);
-        let new = exhausted.then(|| self.transactions.new_producer(Some(id)));
-        let known = self.transactions.by_id.get_mut(id).ok_or(ResponseError::UnknownServerError)?;
-        if let Some(new) = new {
+        let new = self.transactions.producers + 1;
+        let known = self.transactions.by_id.get_mut(&**id).ok_or(ResponseError::UnknownServerError)?;
+        if known.epoch >= i16::MAX - 1 {
+            // Epochs end at 32,767; the last is kept for fencing.
             (known.producer, known.epoch, known.epoch_before) = (new, 0, -1);
+            self.transactions.producers = new;
         }
         known.stage = Stage::Empty;
         Ok((known.producer, known.epoch))
@@ -168,43 +156,36 @@ impl State {
         call: &Call,
         ask: &AddPartitionsToTxnRequest,
     ) -> AddPartitionsToTxnResponse {
-        let places: Vec<Place> = ask
-            .v3_and_below_topics
-            .iter()
+        let places: BTreeSet<Place> = (ask.v3_and_below_topics.iter())
             .flat_map(|topic| topic.partitions.iter().map(|&index| (topic.name.to_string(), index)))
             .collect();
-        let missing: Vec<bool> =
-            places.iter().map(|(topic, index)| self.partition(topic, *index).is_err()).collect();
+        let missing = |place: &&Place| self.partition(&place.0, place.1).is_err();
+        let missing: BTreeSet<Place> = places.iter().filter(missing).cloned().collect();
         let result = call.allow().and_then(|()| {
             let owner = (ask.v3_and_below_producer_id.0, ask.v3_and_below_producer_epoch);
-            let id = &ask.v3_and_below_transactional_id;
-            let transaction = self.transactions.of(id, owner, call.version)?;
-            if !missing.contains(&true) {
+            let transaction =
+                self.transactions.of(&ask.v3_and_below_transactional_id, owner, call.version)?;
+            if missing.is_empty() {
                 transaction.begin(call.now);
-                transaction.partitions.extend(places.iter().cloned());
+                transaction.partitions.extend(places);
             }
             Ok(())
         });
-        let some_missing = missing.contains(&true);
-        let mut missing = missing.into_iter();
-        let mut one = |index| {
-            let missing = missing.next().unwrap_or(false);
-            let code = match result {
-                Err(error) => error.code(),
-                Ok(()) if missing => ResponseError::UnknownTopicOrPartition.code(),
-                Ok(()) if some_missing => ResponseError::OperationNotAttempted.code(),
-                Ok(()) => 0,
-            };
-            AddPartitionsToTxnPartitionResult::default()
-                .with_partition_index(index)
-                .with_partition_error_code(code)
+        let one = |topic: &TopicName, index: i32| match result {
+            Err(error) => error.code(),
+            Ok(()) if missing.is_empty() => 0,
+            Ok(()) if missing.contains(&(topic.to_string(), index)) => {
+                ResponseError::UnknownTopicOrPartition.code()
+            }
+            Ok(()) => ResponseError::OperationNotAttempted.code(),
         };
-        let topics = ask.v3_and_below_topics.iter().map(|topic| {
-            AddPartitionsToTxnTopicResult::default()
-                .with_name(topic.name.clone())
-                .with_results_by_partition(topic.partitions.iter().map(|&index| one(index)).collect())
-        });
-        AddPartitionsToTxnResponse::default().with_results_by_topic_v3_and_below(topics.collect())
+        let topics = per_partition!(
+            ask.v3_and_below_topics, partitions => AddPartitionsToTxnTopicResult.results_by_partition, |name, index| {
+                let error = one(name, *index);
+                made!(AddPartitionsToTxnPartitionResult { partition_index: *index, partition_error_code: error })
+            }
+        );
+        made!(AddPartitionsToTxnResponse { results_by_topic_v3_and_below: topics })
     }
 
     pub(super) fn add_offsets(
@@ -219,7 +200,7 @@ impl State {
             transaction.groups.insert(ask.group_id.to_string());
             Ok(())
         });
-        AddOffsetsToTxnResponse::default().with_error_code(code(result))
+        made!(AddOffsetsToTxnResponse { error_code: code(&result) })
     }
 
     pub(super) fn txn_offset_commit(
@@ -228,47 +209,29 @@ impl State {
         ask: &TxnOffsetCommitRequest,
     ) -> TxnOffsetCommitResponse {
         let allowed = self.check_txn_commit(call, ask);
-        let mut topics = Vec::new();
-        for topic in &ask.topics {
-            let mut partitions = Vec::new();
-            for partition in &topic.partitions {
-                let metadata = partition.committed_metadata.as_deref().map(ToString::to_string);
-                let committed = Committed {
-                    offset: partition.committed_offset,
-                    leader_epoch: partition.committed_leader_epoch,
-                    metadata: metadata.unwrap_or_default(),
-                };
-                let result = allowed.and_then(|()| {
-                    self.partition(&topic.name, partition.partition_index)?;
-                    if committed.metadata.len() > METADATA_BYTES_MAX {
-                        return Err(ResponseError::OffsetMetadataTooLarge);
-                    }
-                    let place = (topic.name.to_string(), partition.partition_index);
-                    let group = self.groups.entry(ask.group_id.to_string()).or_default();
-                    group.offsets.hold(ask.producer_id.0, place, committed);
-                    Ok(())
-                });
-                partitions.push(
-                    TxnOffsetCommitResponsePartition::default()
-                        .with_partition_index(partition.partition_index)
-                        .with_error_code(code(result)),
-                );
-            }
-            topics.push(
-                TxnOffsetCommitResponseTopic::default()
-                    .with_name(topic.name.clone())
-                    .with_partitions(partitions),
-            );
-        }
-        TxnOffsetCommitResponse::default().with_topics(topics)
+        let topics = per_partition!(ask.topics, partitions => TxnOffsetCommitResponseTopic.partitions, |name, one| {
+            let result = allowed.and_then(|()| {
+                self.partition(name, one.partition_index)?;
+                let (offset, epoch) = (one.committed_offset, one.committed_leader_epoch);
+                let committed = Committed::new(offset, epoch, one.committed_metadata.as_ref())?;
+                let group = self.groups.entry(ask.group_id.to_string()).or_default();
+                let held = group.offsets.pending.entry(ask.producer_id.0).or_default();
+                held.insert((name.to_string(), one.partition_index), committed);
+                Ok(())
+            });
+            made!(TxnOffsetCommitResponsePartition {
+                partition_index: one.partition_index,
+                error_code: code(&result),
+            })
+        });
+        made!(TxnOffsetCommitResponse { topics: topics })
     }
 
     fn check_txn_commit(&mut self, call: &Call, ask: &TxnOffsetCommitRequest) -> Result<(), ResponseError> {
         call.allow()?;
         let owner = (ask.producer_id.0, ask.producer_epoch);
         let transaction = self.transactions.of(&ask.transactional_id, owner, call.version)?;
-        let ongoing = matches!(transaction.stage, Stage::Ongoing { .. });
-        if !ongoing || !transaction.groups.contains(&**ask.group_id) {
+        if !transaction.is_ongoing() || !transaction.groups.contains(&**ask.group_id) {
             return Err(InvalidTxnState);
         }
         let who = (&*ask.member_id, ask.group_instance_id.as_deref(), ask.generation_id);
@@ -278,18 +241,15 @@ impl State {
     pub(super) fn end_txn(&mut self, call: &Call, ask: &EndTxnRequest) -> EndTxnResponse {
         let result = call.allow().and_then(|()| {
             let owner = (ask.producer_id.0, ask.producer_epoch);
-            let stage = self.transactions.of(&ask.transactional_id, owner, call.version)?.stage;
-            match stage {
-                Stage::Ongoing { .. } => {
-                    self.finish(&ask.transactional_id, ask.committed);
-                    Ok(())
-                }
+            match self.transactions.of(&ask.transactional_id, owner, call.version)?.stage {
+                Stage::Ongoing { .. } => self.finish(&ask.transactional_id, ask.committed),
                 // The answer to the first request was lost.
-                Stage::Ended { committed } if committed == ask.committed => Ok(()),
-                Stage::Empty | Stage::Ended { .. } => Err(InvalidTxnState),
+                Stage::Ended { committed } if committed == ask.committed => {}
+                Stage::Empty | Stage::Ended { .. } => return Err(InvalidTxnState),
             }
+            Ok(())
         });
-        EndTxnResponse::default().with_error_code(code(result))
+        made!(EndTxnResponse { error_code: code(&result) })
     }
 
     /// Writes the markers and settles the offsets.

@@ -65,7 +65,7 @@ impl Scenario {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_worker_loses_nothing_and_repeats_nothing() {
     let scenario = applied("kill").await;
-    let payments = events::generate(7, 100_000, 5_000);
+    let payments = events::generate(7, servers::events_for_proof(100_000), 5_000);
     let topic = format!("{}.events", scenario.name);
     let mut projector = scenario.projector();
     let mut first = scenario.worker("a");

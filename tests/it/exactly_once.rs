@@ -10,7 +10,8 @@ const LIMIT: Duration = Duration::from_secs(120);
 #[tokio::test(flavor = "multi_thread")]
 async fn copies_everything_once_while_instances_come_and_go() {
     let scenario = Scenario::new("copy", 12).await;
-    events::produce(&servers::kafka(), &scenario.input, &events::generate(1, 100_000, 10_000));
+    let count = servers::events_for_proof(100_000);
+    events::produce(&servers::kafka(), &scenario.input, &events::generate(1, count, 10_000));
     let mut first = Instance::start(scenario.exactly_once(0), scenario.copy());
     let second = Instance::start(scenario.exactly_once(1), scenario.copy());
     first.committed(2).await;
@@ -19,7 +20,7 @@ async fn copies_everything_once_while_instances_come_and_go() {
     tokio::task::block_in_place(|| scenario.wait_until_caught_up(LIMIT));
     second.drain().await;
     third.drain().await;
-    assert_eq!(tokio::task::block_in_place(|| scenario.assert_exactly_once()), 100_000);
+    assert_eq!(tokio::task::block_in_place(|| scenario.assert_exactly_once()), count);
 }
 
 #[tokio::test(flavor = "multi_thread")]

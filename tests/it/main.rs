@@ -10,6 +10,7 @@ mod cli;
 mod concurrency;
 mod copying;
 mod dev;
+mod devbroker;
 mod exactly_once;
 mod outbound;
 mod poison;

@@ -36,6 +36,12 @@ pub fn registry() -> Option<String> {
     DEVELOPMENT.is_none().then(|| required("MILLRACE_TEST_REGISTRY"))
 }
 
+/// How many events a large scenario takes: `events` on real Kafka, a fifth on the development broker, where the
+/// scenarios are for every edit and prove no guarantee.
+pub fn events_for_proof(events: usize) -> usize {
+    if DEVELOPMENT.is_some() { events / 5 } else { events }
+}
+
 /// Whether a scenario can only run on real servers, and does not run now. Says so past the test runner, which
 /// swallows what tests print; `scripts/test` counts these lines.
 pub fn only_on_real_servers(scenario: &str, reason: &str) -> bool {
