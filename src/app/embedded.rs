@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::apply::Targets;
@@ -12,7 +13,7 @@ use crate::app::reach;
 use crate::app::servers::Servers;
 use crate::devbroker::{self, Broker};
 use crate::kafka::settings::Connection;
-use crate::postgres::private::{Cluster, Folder};
+use crate::postgres::private::{Cluster, Folder, PrivateError};
 use crate::postgres::reach::place;
 use crate::secrets::{Secret, Secrets};
 
@@ -53,30 +54,34 @@ pub struct Embedded {
     _cluster: Option<Cluster>,
 }
 
-/// Starts what is not named, all at the same time.
+/// Servers on their way: Kafka can be used, Postgres cannot yet.
+pub struct Starting {
+    servers: Servers,
+    broker: Option<(Broker, Duration)>,
+    cluster: JoinHandle<Result<Option<Cluster>, PrivateError>>,
+    is_kept: bool,
+}
+
+/// Begins to start what is not named, all at the same time.
 ///
 /// # Errors
-/// When a port is taken, PostgreSQL is not installed, or its server does not start.
-pub async fn start(wanted: Wanted) -> anyhow::Result<Embedded> {
+/// When the broker's port is taken.
+pub fn begin(wanted: Wanted) -> anyhow::Result<Starting> {
     let Wanted { named, state, broker_port, postgres_port, instance } = wanted;
     let Targets { kafka, registry, postgres, replication: _ } = named;
-    let starts_broker = kafka.is_none();
     let starts_cluster = postgres.is_none();
     let is_kept = starts_cluster && state.is_some();
     let folder = state.map_or(Folder::Temporary, Folder::Kept);
-    let broker = tokio::task::spawn_blocking(move || starts_broker.then(|| broker(broker_port)).transpose());
     let cluster = tokio::task::spawn_blocking(move || {
         starts_cluster.then(|| Cluster::start(&folder, postgres_port)).transpose()
     });
-    let (broker, cluster) = tokio::try_join!(broker, cluster)?;
-    let broker = broker?;
-    let cluster = cluster.context("the private Postgres cannot be started")?;
-    let kafka = match (kafka, &broker) {
-        (Some(connection), _) => connection,
-        (None, Some((broker, _))) => Connection::plain(broker.address().to_string(), "millrace"),
-        (None, None) => anyhow::bail!("there is no broker"),
+    let (kafka, broker) = match kafka {
+        Some(connection) => (connection, None),
+        None => {
+            let (broker, took) = broker(broker_port)?;
+            (Connection::plain(broker.address().to_string(), "millrace"), Some((broker, took)))
+        }
     };
-    let postgres = postgres.or_else(|| Some(Secret::new(cluster.as_ref()?.url())));
     let servers = Servers {
         kafka,
         registry,
@@ -85,19 +90,39 @@ pub async fn start(wanted: Wanted) -> anyhow::Result<Embedded> {
         instance: instance.to_owned(),
         secrets: Secrets::default(),
     };
-    let lines = lines(&servers, broker.as_ref().map(|(_, took)| *took), cluster.as_ref())?;
-    let postgres_ended = cluster.as_ref().map(Cluster::ended).unwrap_or_default();
-    let broker = broker.map(|(broker, _)| broker);
-    Ok(Embedded {
-        servers,
-        lines,
-        postgres_ended,
-        has_broker: broker.is_some(),
-        has_cluster: cluster.is_some(),
-        is_kept,
-        _broker: broker,
-        _cluster: cluster,
-    })
+    Ok(Starting { servers, broker, cluster, is_kept })
+}
+
+impl Starting {
+    /// The servers so far: without the address of a Postgres that only starts.
+    pub fn servers(&self) -> &Servers {
+        &self.servers
+    }
+
+    /// Waits for Postgres.
+    ///
+    /// # Errors
+    /// When PostgreSQL is not installed, or its server does not start.
+    pub async fn finish(self) -> anyhow::Result<Embedded> {
+        let Self { mut servers, broker, cluster, is_kept } = self;
+        let cluster = cluster.await?.context("the private Postgres cannot be started")?;
+        if let Some(cluster) = &cluster {
+            servers.postgres = Some(Secret::new(cluster.url()));
+        }
+        let lines = lines(&servers, broker.as_ref().map(|(_, took)| *took), cluster.as_ref())?;
+        let postgres_ended = cluster.as_ref().map(Cluster::ended).unwrap_or_default();
+        let broker = broker.map(|(broker, _)| broker);
+        Ok(Embedded {
+            servers,
+            lines,
+            postgres_ended,
+            has_broker: broker.is_some(),
+            has_cluster: cluster.is_some(),
+            is_kept,
+            _broker: broker,
+            _cluster: cluster,
+        })
+    }
 }
 
 fn broker(port: u16) -> anyhow::Result<(Broker, Duration)> {

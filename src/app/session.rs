@@ -9,11 +9,13 @@ use tokio_util::sync::CancellationToken;
 use crate::app::apply::{self, Targets};
 use crate::app::embedded::Embedded;
 use crate::app::follow::{self, Following};
+use crate::app::servers::Servers;
 use crate::app::stack::{Door, Stack};
 use crate::app::supervise;
 use crate::ingest::server::Answered;
 use crate::ledger::ExecutionResult;
 use crate::plan::Plan;
+use crate::schema::codec::Codec;
 use crate::telemetry::Metrics;
 
 /// Answers of the endpoint that wait to be shown; more are not shown.
@@ -34,27 +36,56 @@ pub struct Session {
     pub embedded: Embedded,
 }
 
+/// Topics and schemas in line with a plan, and what is followed of them: all that needs no Postgres.
+pub struct Streams {
+    codec: Arc<Codec>,
+    results: Following<ExecutionResult>,
+}
+
+impl Streams {
+    /// Brings Kafka and the registry in line, and follows the execution results before there are any.
+    ///
+    /// # Errors
+    /// When something is refused, or a server does not answer.
+    pub async fn open(plan: &Plan, servers: &Servers) -> anyhow::Result<Self> {
+        let targets = Targets { postgres: None, ..Targets::of(servers) };
+        apply::bring(plan, &targets).await?;
+        let codec = servers.codec(&plan.namespace).await?;
+        let topic = plan.namespace.executions_topic();
+        let results = follow::executions(&servers.kafka, topic, Arc::clone(&codec)).await?;
+        Ok(Self { codec, results })
+    }
+}
+
+/// Addresses that are served.
+pub struct Addresses {
+    /// Where webhooks come in.
+    pub door: Door,
+    /// Where metrics and health are.
+    pub metrics: SocketAddr,
+}
+
 impl Session {
-    /// Brings the servers in line with `plan` and starts every role.
+    /// Brings the database in line with `plan` and starts every role.
     ///
     /// # Errors
     /// When something is refused, a port is taken, or a role cannot start.
     pub async fn open(
         plan: &Plan,
         embedded: Embedded,
-        door: Door,
+        streams: Streams,
+        addresses: Addresses,
         metrics: Metrics,
-        metrics_at: SocketAddr,
     ) -> anyhow::Result<Self> {
+        let Streams { codec, results } = streams;
         let servers = embedded.servers.clone();
+        let tables = Targets { postgres: servers.postgres.clone(), ..Targets::default() };
+        apply::bring(plan, &tables).await?;
         let (tell, answered) = mpsc::channel(ANSWERS_MAX);
-        let codec = servers.codec(&plan.namespace).await?;
-        let mut stack = Stack::new(servers.clone(), Arc::clone(&codec), door, tell);
+        let mut stack = Stack::new(servers, codec, addresses.door, tell);
         let admin = CancellationToken::new();
-        let metrics_at = supervise::serve_probe(metrics_at, metrics, stack.probe(), admin.clone()).await?;
-        bring_in_line(plan, &embedded).await?;
-        // Before the first event, so that none is missed.
-        let results = follow::executions(&servers.kafka, plan.namespace.executions_topic(), codec).await?;
+        let metrics_at =
+            supervise::serve_probe(addresses.metrics, metrics, stack.probe(), admin.clone()).await?;
         stack.start(plan).await?;
         Ok(Self { stack, answered, results, metrics_at, admin, embedded })
     }
@@ -71,17 +102,4 @@ impl Session {
         drop(embedded);
         ended
     }
-}
-
-/// Topics and tables have nothing to do with each other: both at once.
-async fn bring_in_line(plan: &Plan, embedded: &Embedded) -> anyhow::Result<()> {
-    let Embedded { servers, .. } = embedded;
-    let streams = Targets {
-        kafka: Some(servers.kafka.clone()),
-        registry: servers.registry.clone(),
-        ..Targets::default()
-    };
-    let tables = Targets { postgres: servers.postgres.clone(), ..Targets::default() };
-    let (streams, tables) = tokio::join!(apply::bring(plan, &streams), apply::bring(plan, &tables));
-    streams.and(tables).map(|_| ())
 }

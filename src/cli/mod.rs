@@ -24,6 +24,7 @@ use std::fmt;
 
 use crate::app::reach::Unreachable;
 use crate::cli::args::{Cli, Verb};
+use crate::postgres::private::PrivateError;
 
 /// How a verb ended, as the exit code says it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,9 +65,9 @@ pub fn ends(exit: Exit, message: impl Into<String>) -> anyhow::Error {
 }
 
 /// The exit code of an error: what [`Ends`] says wherever it stands in the chain, else "failed"; a server that could
-/// not be reached has a code of its own.
+/// not be reached, or be started, has a code of its own.
 pub fn exit_of(error: &anyhow::Error) -> Exit {
-    if error.chain().any(|cause| cause.is::<Unreachable>()) {
+    if error.chain().any(|cause| cause.is::<Unreachable>() || cause.is::<PrivateError>()) {
         return Exit::Unreachable;
     }
     error.chain().find_map(|cause| cause.downcast_ref::<Ends>()).map_or(Exit::Failed, |ends| ends.exit)
@@ -110,6 +111,14 @@ fn completions(shell: clap_complete::Shell) -> anyhow::Result<Exit> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_server_that_cannot_be_started_has_a_code_of_its_own() {
+        let error = anyhow::Error::new(super::PrivateError::NoPrograms).context("no Postgres");
+        assert_eq!(super::exit_of(&error), super::Exit::Unreachable);
+        let text = format!("{error:#}");
+        assert!(text.contains("apt-get install postgresql") && text.contains("--postgres"), "{text}");
+    }
+
     #[test]
     fn the_arguments_are_consistent() {
         <super::Cli as clap::CommandFactory>::command().debug_assert();

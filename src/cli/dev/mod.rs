@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::embedded::{self, Embedded, Wanted};
 use crate::app::follow::{self, Following, KpiValue};
-use crate::app::session::Session;
+use crate::app::session::{self, Session, Streams};
 use crate::app::stack::Door;
 use crate::app::{made_up, reach, supervise};
 use crate::cli::args::Common;
@@ -51,7 +51,7 @@ pub fn run(common: &Common, arguments: &DevArgs) -> anyhow::Result<Exit> {
         reset(common, arguments)?;
     }
     let metrics = Metrics::install()?;
-    roles::runtime()?.block_on(async {
+    roles::block_on(async {
         let shutdown = supervise::shutdown_on_signal()?;
         let mut files = Files::new(common, &loaded.project);
         let begin = Begin { common, arguments, namespace, begun };
@@ -180,10 +180,13 @@ impl Begin<'_> {
             instance: "dev",
         };
         let is_named = wanted.named.postgres.is_some();
-        let mut embedded = embedded::start(wanted).await?;
+        let starting = embedded::begin(wanted)?;
+        let servers = starting.servers().clone();
+        let (streams, mut embedded) = tokio::try_join!(Streams::open(&plan, &servers), starting.finish())?;
         embedded.servers.secrets = made_up::missing(project, &Secrets::default());
         forget_gone_topics(&plan, &embedded, is_named, arguments.reset).await?;
-        let session = Session::open(&plan, embedded, door, metrics, arguments.metrics.metrics).await?;
+        let addresses = session::Addresses { door, metrics: arguments.metrics.metrics };
+        let session = Session::open(&plan, embedded, streams, addresses, metrics).await?;
         let kafka = &session.embedded.servers.kafka;
         let kpis = follow::kpis(kafka, plan.namespace.kpis_topic()).await?;
         let dev = Dev { common: common.clone(), namespace, session, kpis, plan, files, is_refused: false };

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::app::embedded::{self, Wanted};
 use crate::app::follow::Following;
-use crate::app::session::Session;
+use crate::app::session::{Addresses, Session, Streams};
 use crate::app::stack::Door;
 use crate::app::{made_up, supervise};
 use crate::cli::args::embedded::QuickstartArgs;
@@ -58,7 +58,7 @@ pub fn run(common: &Common, arguments: &QuickstartArgs) -> anyhow::Result<Exit> 
         instance: "quickstart",
     };
     let metrics = Metrics::install()?;
-    roles::runtime()?.block_on(show(Setting { plan, secrets, wanted, begun }, metrics, common, arguments))
+    roles::block_on(show(Setting { plan, secrets, wanted, begun }, metrics, common, arguments))
 }
 
 /// What is known before anything starts.
@@ -81,9 +81,12 @@ async fn show(
     // A port that is taken is said before anything is started.
     door.open()?;
     let start = async {
-        let mut embedded = embedded::start(wanted).await?;
+        let starting = embedded::begin(wanted)?;
+        let servers = starting.servers().clone();
+        let (streams, mut embedded) = tokio::try_join!(Streams::open(&plan, &servers), starting.finish())?;
         embedded.servers.secrets = secrets;
-        Session::open(&plan, embedded, door, metrics, arguments.metrics.metrics).await
+        let addresses = Addresses { door, metrics: arguments.metrics.metrics };
+        Session::open(&plan, embedded, streams, addresses, metrics).await
     };
     let mut session = tokio::select! {
         session = start => session?,
