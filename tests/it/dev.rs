@@ -94,13 +94,13 @@ async fn a_change_is_taken_over_and_a_bad_one_is_refused() {
     let example = started["examples"][0][1].as_str().expect("a command");
     let key = example.split("x-api-key: ").nth(1).and_then(|rest| rest.split('"').next()).expect("a key");
     post(&sender(&started), key, &order("a", "paid")).await;
-    post(&sender(&started), key, &order("b", "made")).await;
     let accepted = dev.what("accepted");
     assert_eq!((&accepted["id"], &accepted["is_taken"]), (&"a".into(), &true.into()));
     dev.until("a is stored", ended("a", "succeeded"));
-    dev.until("b is filtered", ended("b", "filtered"));
     let kpi = dev.what("kpi");
     assert_eq!((&kpi["kpi"], &kpi["value"]), (&"orders".into(), &"5".into()));
+    post(&sender(&started), key, &order("b", "made")).await;
+    dev.until("b is filtered", ended("b", "filtered"));
 
     write(folder.path(), "pipelines/orders.yaml", &PIPELINE.replace("filter:", "fliter:"));
     let mistakes = dev.what("mistakes");
@@ -285,6 +285,7 @@ async fn the_quickstart_needs_nothing_that_runs() {
     assert!(status.success(), "{status}\n{}", quickstart.all());
     let verdict = quickstart.what("verdict");
     assert_eq!((&verdict["all_arrived"], &verdict["missing"]), (&true.into(), &json!([])));
-    // Five seconds are promised on a machine with nothing else to do.
-    assert!(verdict["seconds"].as_f64().is_some_and(|seconds| seconds < 60.0), "{verdict}");
+    // Five seconds on a machine with nothing else to do; here others run beside it.
+    let patience = PATIENCE.as_secs_f64();
+    assert!(verdict["seconds"].as_f64().is_some_and(|seconds| seconds < patience), "{verdict}");
 }
