@@ -3,6 +3,7 @@
 //! Nothing here is decoded: key, value and header values are the bytes that were on the wire, so that a dead letter
 //! can give them back exactly. `Bytes` are slices of one arena per polled batch; cloning one costs a reference count.
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -100,7 +101,33 @@ pub struct InRecord {
     pub headers: Vec<Header>,
 }
 
+/// Where an event first stood in Kafka. Whatever names its work outside is made of this: idempotency keys, owners of
+/// keys that were seen.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Source<'r> {
+    /// Topic.
+    pub topic: &'r str,
+    /// Partition.
+    pub partition: i32,
+    /// Its own offset there.
+    pub offset: i64,
+}
+
+impl fmt::Display for Source<'_> {
+    /// `topic/partition/offset`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { topic, partition, offset } = self;
+        write!(f, "{topic}/{partition}/{offset}")
+    }
+}
+
 impl InRecord {
+    /// Where this record's event first stood. The one place that decides it: a record that was moved to another topic
+    /// to be tried again is still the same work.
+    pub fn source(&self) -> Source<'_> {
+        Source { topic: &self.topic, partition: self.partition, offset: self.offset }
+    }
+
     /// Bytes this record holds in memory: key, value and headers, without the struct itself.
     pub fn size_bytes(&self) -> usize {
         size_bytes(self.key.as_ref(), self.value.as_ref(), &self.headers)

@@ -97,11 +97,10 @@ pub struct StageCx<'a, 'r> {
 impl StageCx<'_, '_> {
     /// Key under which a destination can tell a repeated call from a new one:
     /// `<pipeline>/<topic>/<partition>/<offset>/<step>`, with the element's number within `for_each`. The same for
-    /// every attempt, and for every reprocessing of the record.
+    /// every attempt, and for every reprocessing of the record, since it names where the event first stood
+    /// ([`InRecord::source`]).
     pub fn idempotency_key(&self) -> String {
-        let Origin { pipeline, record, now: _ } = self.origin;
-        let InRecord { topic, partition, offset, .. } = record;
-        let mut key = format!("{pipeline}/{topic}/{partition}/{offset}/{}", self.step);
+        let mut key = format!("{}/{}/{}", self.origin.pipeline, self.origin.record.source(), self.step);
         for element in self.elements {
             key.push('/');
             key.push_str(&element.to_string());

@@ -3,6 +3,9 @@
 //! Values come in as `$1`, `$2`, ... only: the statement is text of the project's file, so that no event can change what
 //! it does. At-least-once: after a crash a statement may run again, so that `insert` wants its `on conflict`. A table that
 //! should follow the events exactly once is a topic with a `table:`.
+//!
+//! The parameter `%idempotency_key` is the key that an `http` stage here would send: the same for every attempt of this
+//! record at this step, so that a statement can tell a repeat from new work.
 
 use std::collections::BTreeSet;
 
@@ -19,6 +22,9 @@ use crate::yaml::node::Node;
 /// Most parameters of a statement.
 const PARAMS_MAX: usize = 100;
 
+/// The parameter that is no expression.
+const KEY_PARAM: &str = "%idempotency_key";
+
 /// As written.
 #[derive(Clone, Debug)]
 pub struct SqlConfig {
@@ -30,7 +36,15 @@ pub struct SqlConfig {
 #[derive(Debug)]
 pub struct Sql {
     statement: String,
-    params: Vec<Program>,
+    params: Vec<Param>,
+}
+
+#[derive(Debug)]
+enum Param {
+    /// What an expression gives.
+    Of(Program),
+    /// The step's idempotency key.
+    Key,
 }
 
 impl SqlConfig {
@@ -81,8 +95,11 @@ impl SqlConfig {
 
     /// Compiles the parameters.
     pub fn compile(&self, cx: &mut CompileCx<'_>, lints: &mut Lints) -> Option<Sql> {
-        let params: Vec<_> =
-            self.params.iter().map(|node| program::compile_expression(node, &cx.types, lints)).collect();
+        let mut compile = |node: &Node| match node.expression() {
+            Some(KEY_PARAM) => Some(Param::Key),
+            _ => program::compile_expression(node, &cx.types, lints).map(Param::Of),
+        };
+        let params: Vec<_> = self.params.iter().map(&mut compile).collect();
         let params = params.into_iter().collect::<Option<_>>()?;
         Some(Sql { statement: self.statement.value.clone(), params })
     }
@@ -95,8 +112,11 @@ impl Sql {
     /// Those of its expressions; of Postgres, transient or permanent by SQLSTATE.
     pub async fn apply(&self, cx: &mut StageCx<'_, '_>) -> Result<Next, Fault> {
         let mut params = Vec::with_capacity(self.params.len());
-        for program in &self.params {
-            params.push(values::to_json(&program.evaluate(cx.scope)?));
+        for param in &self.params {
+            params.push(match param {
+                Param::Of(program) => values::to_json(&program.evaluate(cx.scope)?),
+                Param::Key => Json::String(cx.idempotency_key()),
+            });
         }
         let rows = cx.services.sql.query(cx.step, &self.statement, &params).await?;
         let rows: Vec<Json> = rows.into_iter().map(Json::Object).collect();
@@ -230,6 +250,8 @@ mod tests {
         assert_eq!(seen, 7);
         assert!(bench.apply(&stage, (1, "{}"), ".").await.is_err());
         assert_eq!(bench.services.problems().len(), 1);
+        let key = "{statement: 'insert into t values ($1) on conflict do nothing', params: ['%idempotency_key']}";
+        assert!(bench.compile("sql", key).is_ok());
         for (text, code) in [
             ("{statement: 'select $1, $3', params: [.a, .b]}", "parameter-count"),
             ("{statement: 'select 1', params: [.a]}", "parameter-count"),
