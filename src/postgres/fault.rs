@@ -34,6 +34,12 @@ impl SqlFault {
         Self { class, code, message, source: Some(error) }
     }
 
+    /// The same, for another who waited for the same statement; the driver's error stays here.
+    pub fn again(&self) -> Self {
+        let Self { class, code, message, source: _ } = self;
+        Self { class: *class, code: code.clone(), message: message.clone(), source: None }
+    }
+
     /// What is refused before it is sent.
     pub fn refused(message: impl Into<String>) -> Self {
         Self { class: FaultClass::Permanent, code: None, message: message.into(), source: None }

@@ -1,8 +1,9 @@
 //! `dedupe: {key, ttl, scope?}`: filters records whose key was seen within `ttl`.
 //!
 //! A key belongs to the record that brought it first, by topic, partition and offset: when that record is processed
-//! again, after a crash or a retry, it is not its own duplicate. The keys are in Postgres and survive restarts. While
-//! Postgres is down the stage fails and is retried: nothing passes unchecked.
+//! again, after a crash or a retry, it is not its own duplicate, whatever came in between. The keys are in Postgres and
+//! survive restarts; those of many records are asked for in one statement. While Postgres is down the stage fails and is
+//! retried: nothing passes unchecked.
 //!
 //! A record whose first bringer failed later in the pipeline is a duplicate all the same: replay the first one.
 
@@ -14,8 +15,9 @@ use sha2::{Digest as _, Sha256};
 use crate::expr::program::{self, Program};
 use crate::expr::values;
 use crate::fault::{Fault, FaultClass};
+use crate::postgres::dedupe::{Claim, Sighting};
+use crate::record::Source;
 use crate::stages::context::{CompileCx, Next, StageCx};
-use crate::stages::services::Claim;
 use crate::yaml::fields::{self, Fields};
 use crate::yaml::lint::Lints;
 use crate::yaml::node::Node;
@@ -79,15 +81,15 @@ impl Dedupe {
     pub async fn apply(&self, cx: &mut StageCx<'_, '_>) -> Result<Next, Fault> {
         let key = values::bytes(self.key.evaluate(cx.scope)?)
             .ok_or_else(|| Fault::new(FaultClass::Permanent, "the key is null"))?;
-        let record = cx.origin.record;
-        let mut owner = format!("{}/{}/{}", record.topic, record.partition, record.offset);
-        for element in cx.elements {
-            owner.push('/');
-            owner.push_str(&element.to_string());
-        }
-        let key_hash = Sha256::digest(&key);
-        let claim = Claim { scope: &self.scope, key_hash: &key_hash, owner: &owner, ttl: self.ttl };
-        let is_mine = cx.services.dedupe.claim(&claim, &cx.services.clock).await?;
+        let Source { topic, partition, offset } = cx.origin.record.source();
+        let element = cx.elements.iter().map(|element| format!("/{element}")).collect();
+        let claim = Claim {
+            scope: self.scope.to_string(),
+            key_hash: Sha256::digest(&key).into(),
+            sighting: Sighting { topic: topic.to_owned(), partition, offset, element },
+            ttl: self.ttl,
+        };
+        let is_mine = cx.services.dedupe.claim(claim, &cx.services.clock).await?;
         Ok(if is_mine { Next::Continue } else { Next::Filtered })
     }
 }

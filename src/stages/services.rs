@@ -12,7 +12,7 @@ use crate::connectors::answer::Answer;
 use crate::connectors::http::CallInputs;
 use crate::connectors::scripted::Script;
 use crate::fault::{Fault, FaultClass};
-use crate::postgres::dedupe::DedupeTable;
+use crate::postgres::dedupe::{Claim, DedupeTable, Sighting};
 use crate::postgres::fault::SqlFault;
 use crate::postgres::pool::Pool;
 use crate::postgres::rows;
@@ -141,26 +141,16 @@ impl SqlService {
     }
 }
 
-/// A key that a record claims.
-#[derive(Clone, Copy, Debug)]
-pub struct Claim<'a> {
-    /// Space of keys.
-    pub scope: &'a str,
-    /// SHA-256 of the key.
-    pub key_hash: &'a [u8],
-    /// Who claims it: `topic/partition/offset`, with the element's number within a `for_each`.
-    pub owner: &'a str,
-    /// How long it stays claimed.
-    pub ttl: Duration,
-}
+/// Owner and end of each key, by scope and hash.
+type SeenKeys = HashMap<(String, [u8; 32]), (Sighting, Duration)>;
 
 /// Keys that `dedupe` stages have seen.
 #[derive(Debug)]
 pub enum DedupeStore {
     /// In Postgres.
     Live(DedupeTable),
-    /// In memory, for tests: owner and end of each key.
-    Memory(Mutex<HashMap<Vec<u8>, (String, Duration)>>),
+    /// In memory, for tests.
+    Memory(Mutex<SeenKeys>),
     /// No Postgres was named at the start. A worker whose pipelines need one does not start like this.
     Absent,
 }
@@ -175,19 +165,19 @@ impl DedupeStore {
     ///
     /// # Errors
     /// When that is not known.
-    pub async fn claim(&self, claim: &Claim<'_>, clock: &Clock) -> Result<bool, Fault> {
-        let Claim { scope, key_hash, owner, ttl } = *claim;
+    pub async fn claim(&self, claim: Claim, clock: &Clock) -> Result<bool, Fault> {
         match self {
-            Self::Live(table) => table.claim(scope, key_hash, owner, ttl).await.map_err(sql_fault),
+            Self::Live(table) => table.claim(claim).await.map_err(sql_fault),
             Self::Memory(keys) => {
+                let Claim { scope, key_hash, sighting, ttl } = claim;
                 let now = clock.elapsed();
                 let mut keys = keys.lock().unwrap_or_else(PoisonError::into_inner);
-                let key = [scope.as_bytes(), &[0], key_hash].concat();
-                let (first, until) = keys.entry(key).or_insert_with(|| (owner.to_owned(), now + ttl));
+                let (first, until) =
+                    keys.entry((scope, key_hash)).or_insert_with(|| (sighting.clone(), now + ttl));
                 if *until <= now {
-                    (*first, *until) = (owner.to_owned(), now + ttl);
+                    (*first, *until) = (sighting.clone(), now + ttl);
                 }
-                Ok(first == owner)
+                Ok(*first == sighting)
             }
             Self::Absent => Err(absent()),
         }

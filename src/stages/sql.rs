@@ -250,7 +250,8 @@ mod tests {
         assert_eq!(seen, 7);
         assert!(bench.apply(&stage, (1, "{}"), ".").await.is_err());
         assert_eq!(bench.services.problems().len(), 1);
-        let key = "{statement: 'insert into t values ($1) on conflict do nothing', params: ['%idempotency_key']}";
+        let key =
+            "{statement: 'insert into t values ($1) on conflict do nothing', params: ['%idempotency_key']}";
         assert!(bench.compile("sql", key).is_ok());
         for (text, code) in [
             ("{statement: 'select $1, $3', params: [.a, .b]}", "parameter-count"),
