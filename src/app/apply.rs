@@ -212,6 +212,15 @@ async fn find_tables(plan: &Plan, url: &Secret, found: &mut Found) -> anyhow::Re
         }
         Err(error) => return Err(anyhow::Error::new(error).context("the tables cannot be looked at")),
     }
+    match project::inspect::changed_definitions(&pool, &plan.kpis).await {
+        Ok(changed) => {
+            let kpi = |(name, detail): &(String, String)| Change::new("kpi", name, Action::Change, detail);
+            found.changes.extend(changed.iter().map(kpi));
+        }
+        // Said below, with the views.
+        Err(ApplyError::Refused(_)) => {}
+        Err(error) => return Err(anyhow::Error::new(error).context("the KPIs cannot be looked at")),
+    }
     match project::inspect::missing_views(&pool, &plan.kpis).await {
         Ok(views) => {
             let view = |view: &String| Change::new("view", view, Action::Create, "of a KPI");

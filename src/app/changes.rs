@@ -23,7 +23,7 @@ pub enum Action {
 /// A difference.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Change {
-    /// `topic`, `schema`, `migration`, `table`, `view`.
+    /// `topic`, `schema`, `migration`, `table`, `kpi`, `view`.
     pub what: &'static str,
     /// Its name.
     pub name: String,

@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod embedded;
 pub mod follow;
 pub mod ingest;
+pub mod kpis;
 pub mod lag;
 pub mod ledger;
 pub mod made_up;

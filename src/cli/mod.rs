@@ -8,6 +8,7 @@ pub mod dev;
 pub mod dlq;
 pub mod doctor;
 pub mod health;
+pub mod kpi;
 pub mod lag;
 pub mod ledger;
 pub mod lint_output;
@@ -91,6 +92,7 @@ pub fn run(typed: Cli) -> anyhow::Result<Exit> {
         Verb::Send(arguments) => send::run(&common, &arguments),
         Verb::Tail(arguments) => tail::run(&common, &arguments),
         Verb::Dlq(verb) => dlq::run(&common, &verb),
+        Verb::Kpi(verb) => kpi::run(&common, &verb),
         Verb::Lag(arguments) => lag::run(&common, &arguments),
         Verb::Ledger(arguments) => ledger::run(&common, &arguments),
         Verb::Doctor => doctor::run(&common),

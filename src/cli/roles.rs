@@ -114,7 +114,8 @@ pub fn project(common: &Common, arguments: &ProjectArgs) -> anyhow::Result<Exit>
     let metrics = Metrics::install()?;
     runtime()?.block_on(async {
         let codec = servers.codec(&plan.namespace).await?;
-        let roles = vec![app::project::role(&plan, &servers, codec)?];
+        let kept = arguments.keep.executions_retention;
+        let roles = vec![app::project::role_keeping(&plan, &servers, codec, kept)?];
         run(roles, arguments.metrics.metrics, metrics).await
     })
 }
@@ -136,7 +137,8 @@ pub fn up(common: &Common, arguments: &UpArgs) -> anyhow::Result<Exit> {
         }
         let codec = servers.codec(&plan.namespace).await?;
         roles.extend(workers(&plan, &servers, &arguments.worker.only, Arc::clone(&codec)).await?);
-        roles.push(app::project::role(&plan, &servers, codec)?);
+        let kept = arguments.keep.executions_retention;
+        roles.push(app::project::role_keeping(&plan, &servers, codec, kept)?);
         run(roles, arguments.worker.metrics.metrics, metrics).await
     })
 }

@@ -11,6 +11,8 @@ use crate::yaml::node::Node;
 
 /// Longest name of a view: Postgres cuts off what is longer.
 const IDENTIFIER_BYTES_MAX: usize = 63;
+/// Shortest time that rows are kept.
+const RETENTION_MIN: Duration = Duration::from_secs(86_400);
 /// Columns that every view of a KPI has, so that no dimension can be called so.
 pub const VIEW_COLUMNS: [&str; 5] = ["window_start", "window_end", "value", "events", "updated_at"];
 
@@ -38,6 +40,11 @@ impl Aggregate {
         ("max", Self::Max),
     ];
 
+    /// The one called `name`, if any.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::WORDS.into_iter().find(|(word, _)| *word == name).map(|(_, aggregate)| aggregate)
+    }
+
     /// Name in files and tables.
     pub fn name(self) -> &'static str {
         match self {
@@ -63,6 +70,11 @@ pub enum Window {
 
 impl Window {
     const WORDS: [(&'static str, Self); 3] = [("1m", Self::Minute), ("1h", Self::Hour), ("1d", Self::Day)];
+
+    /// The one called `name`, if any.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::WORDS.into_iter().find(|(word, _)| *word == name).map(|(_, window)| window)
+    }
 
     /// Name in files, views and tables.
     pub fn name(self) -> &'static str {
@@ -99,6 +111,8 @@ pub struct KpiConfig {
     pub time_zone: Tz,
     /// How long after its end a window takes facts without counting them as late.
     pub lateness: Duration,
+    /// How long after its end a window is kept; `None` is for ever.
+    pub retention: Option<Duration>,
 }
 
 impl KpiConfig {
@@ -123,6 +137,10 @@ impl KpiConfig {
             Some(node) => fields::duration(node, lints),
             None => Some(Duration::ZERO),
         };
+        let retention = match fields.optional("retention") {
+            Some(node) => decode_retention(node, lints).map(Some),
+            None => Some(None),
+        };
         fields.finish(lints);
         named?;
         Some(Self {
@@ -134,6 +152,7 @@ impl KpiConfig {
             dimensions: dimensions?,
             time_zone: time_zone?,
             lateness: lateness?,
+            retention: retention?,
         })
     }
 }
@@ -203,6 +222,16 @@ fn decode_dimensions(node: &Node, lints: &mut Lints) -> Option<Vec<Spanned<Strin
     Some(dimensions)
 }
 
+fn decode_retention(node: &Node, lints: &mut Lints) -> Option<Duration> {
+    let retention = fields::duration(node, lints)?;
+    let is_in_range = retention >= RETENTION_MIN;
+    if !is_in_range {
+        let help = "at least 1d: a day's window must outlive the day";
+        lints.error("out-of-range", &node.span, "rows would be deleted while they are looked at", help);
+    }
+    is_in_range.then_some(retention)
+}
+
 fn decode_zone(node: &Node, lints: &mut Lints) -> Option<Tz> {
     let written = fields::text(node, lints)?;
     let found = written.value.parse::<Tz>().ok();
@@ -244,12 +273,13 @@ mod tests {
     fn a_kpi_is_read() {
         let kpi = decode(
             "revenue",
-            "fact: payment\naggregate: sum\nwindows: [1m, 1h, 1d]\ndimensions: [currency]\ntime_zone: Europe/Madrid\nlateness: 2d\n",
+            "fact: payment\naggregate: sum\nwindows: [1m, 1h, 1d]\ndimensions: [currency]\ntime_zone: Europe/Madrid\nlateness: 2d\nretention: 400d\n",
         )
         .expect("no lint");
         assert_eq!(kpi.windows, [Window::Minute, Window::Hour, Window::Day]);
         assert_eq!(kpi.time_zone, chrono_tz::Europe::Madrid);
         assert_eq!(kpi.lateness, Duration::from_secs(172_800));
+        assert_eq!(kpi.retention, Some(Duration::from_secs(400 * 86_400)));
         assert_eq!(kpi.dimensions[0].value, "currency");
     }
 
@@ -263,7 +293,7 @@ mod tests {
     fn every_mistake_is_reported_with_its_place() {
         let lints = decode(
             "Revenue",
-            "fact: payment\naggregate: median\nwindows: [1h, 1h, 7d]\ndimensions: [value, Currency]\ntime_zone: Europe/Madird\nlateness: 2\n",
+            "fact: payment\naggregate: median\nwindows: [1h, 1h, 7d]\ndimensions: [value, Currency]\ntime_zone: Europe/Madird\nlateness: 2\nretention: 1h\n",
         )
         .expect_err("mistakes");
         assert_eq!(
@@ -277,6 +307,7 @@ mod tests {
                 "kpis/Revenue.yaml:4:21: `Currency` cannot name a dimension",
                 "kpis/Revenue.yaml:5:12: there is no time zone `Europe/Madird`",
                 "kpis/Revenue.yaml:6:11: `2` is not a duration",
+                "kpis/Revenue.yaml:7:12: rows would be deleted while they are looked at",
             ]
         );
     }

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::{ClientConfig, ClientContext};
 
 use crate::kafka::arena::Arena;
 use crate::kafka::fetched::Fetched;
 use crate::kafka::settings::{self, Connection};
+use crate::position::{NextOffset, Partition};
 use crate::record::InRecord;
 
 const ASK_TIMEOUT: Duration = Duration::from_secs(15);
@@ -81,6 +82,52 @@ fn has_no_leader_yet(error: &KafkaError) -> bool {
     )
 }
 
+/// The oldest offset of a partition that is kept, and its end. Blocks for up to seconds.
+///
+/// # Errors
+/// When Kafka does not answer.
+pub fn range(connection: &Connection, partition: &Partition) -> Result<(NextOffset, NextOffset), TailError> {
+    let Partition { topic, number } = partition;
+    let read = |source| TailError::Read { topic: topic.to_string(), source };
+    let consumer = reader(&settings::plain_reader(connection), topic)?;
+    let (low, high) = consumer.fetch_watermarks(topic, *number, ASK_TIMEOUT).map_err(read)?;
+    Ok((NextOffset(low), NextOffset(high)))
+}
+
+/// The oldest offset that is kept and the end, of every partition of `topic`. Blocks for up to seconds.
+///
+/// # Errors
+/// When the topic does not exist or Kafka does not answer.
+pub fn ranges(
+    connection: &Connection,
+    topic: &str,
+) -> Result<BTreeMap<i32, (NextOffset, NextOffset)>, TailError> {
+    let consumer = reader(&settings::plain_reader(connection), topic)?;
+    let ranges = ranges_of(&consumer, topic)?;
+    Ok(ranges
+        .into_iter()
+        .map(|(number, (low, high))| (number, (NextOffset(low), NextOffset(high))))
+        .collect())
+}
+
+fn reader(config: &ClientConfig, topic: &str) -> Result<BaseConsumer<Quiet>, TailError> {
+    let read = |source| TailError::Read { topic: topic.to_owned(), source };
+    config.create_with_context(Quiet).map_err(read)
+}
+
+fn ranges_of(consumer: &BaseConsumer<Quiet>, topic: &str) -> Result<BTreeMap<i32, (i64, i64)>, TailError> {
+    let read = |source| TailError::Read { topic: topic.to_owned(), source };
+    let metadata = consumer.fetch_metadata(Some(topic), ASK_TIMEOUT).map_err(read)?;
+    let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
+    let found = found.filter(|found| !found.partitions().is_empty());
+    let found = found.ok_or_else(|| TailError::NoTopic(topic.to_owned()))?;
+    let range = |number| {
+        let range = consumer.fetch_watermarks(topic, number, ASK_TIMEOUT).map_err(read)?;
+        Ok((number, range))
+    };
+    found.partitions().iter().map(|partition| range(partition.id())).collect()
+}
+
 /// A topic being read. Blocks; use it where that does no harm.
 pub struct Tail {
     consumer: BaseConsumer<Quiet>,
@@ -114,16 +161,10 @@ impl Tail {
         let mut config = settings::plain_reader(connection);
         // Retention may pass the position between the question and the fetch; go on with what is kept.
         config.set("auto.offset.reset", "earliest");
-        let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(read)?;
-        let metadata = consumer.fetch_metadata(Some(topic), ASK_TIMEOUT).map_err(read)?;
-        let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
-        let found = found.filter(|found| !found.partitions().is_empty());
-        let found = found.ok_or_else(|| TailError::NoTopic(topic.to_owned()))?;
+        let consumer = reader(&config, topic)?;
         let mut list = TopicPartitionList::new();
         let mut open = BTreeMap::new();
-        for partition in found.partitions() {
-            let number = partition.id();
-            let (low, high) = consumer.fetch_watermarks(topic, number, ASK_TIMEOUT).map_err(read)?;
+        for (number, (low, high)) in ranges_of(&consumer, topic)? {
             let from = match begin {
                 Begin::Oldest => low,
                 Begin::Newest => high,
@@ -148,6 +189,29 @@ impl Tail {
         }
         consumer.assign(&list).map_err(read)?;
         Ok(Self { consumer, topic: Arc::from(topic), open, end })
+    }
+
+    /// Begins to read a part of `topic`: from the first offset of each partition to the second, which itself is not
+    /// read. Unlike [`Tail::open`] it never goes on behind records that are not kept: that is an error of
+    /// [`Tail::read`].
+    ///
+    /// # Errors
+    /// When librdkafka refuses.
+    pub fn between(
+        connection: &Connection,
+        topic: &str,
+        parts: &BTreeMap<i32, (NextOffset, NextOffset)>,
+    ) -> Result<Self, TailError> {
+        let read = |source| TailError::Read { topic: topic.to_owned(), source };
+        let consumer = reader(&settings::plain_reader(connection), topic)?;
+        let mut list = TopicPartitionList::new();
+        let mut open = BTreeMap::new();
+        for (number, (from, to)) in parts.iter().filter(|(_, (from, to))| from < to) {
+            list.add_partition_offset(topic, *number, Offset::Offset(from.0)).map_err(read)?;
+            open.insert(*number, to.0);
+        }
+        consumer.assign(&list).map_err(read)?;
+        Ok(Self { consumer, topic: Arc::from(topic), open, end: End::AsOfNow })
     }
 
     /// Appends records as they come, up to some hundreds, waiting up to `wait` for the first. `false` when the end is
@@ -195,6 +259,10 @@ impl Tail {
     fn note(&mut self, partition: i32, next: i64) {
         if self.open.get(&partition).is_some_and(|end| next >= *end) {
             self.open.remove(&partition);
+            let mut list = TopicPartitionList::new();
+            list.add_partition(&self.topic, partition);
+            // What comes all the same is left out.
+            let _still_fetched = self.consumer.pause(&list);
         }
     }
 

@@ -24,12 +24,15 @@ pub struct KpiSpec {
     pub time_zone: Tz,
     /// How long after its end a window still takes facts without counting them as late.
     pub lateness: Duration,
+    /// How long after its end a window is kept; `None` is for ever.
+    pub retention: Option<Duration>,
 }
 
 impl KpiSpec {
     /// What the file means. Whether any pipeline states such a fact is for the compiler to say.
     pub fn compile(config: &KpiConfig) -> Self {
-        let KpiConfig { name, span: _, fact, aggregate, windows, dimensions, time_zone, lateness } = config;
+        let KpiConfig { name, span: _, fact, aggregate, windows, dimensions, time_zone, lateness, retention } =
+            config;
         Self {
             name: name.as_str().into(),
             fact: fact.value.as_str().into(),
@@ -38,6 +41,7 @@ impl KpiSpec {
             dimensions: dimensions.iter().map(|name| name.value.as_str().into()).collect(),
             time_zone: *time_zone,
             lateness: *lateness,
+            retention: *retention,
         }
     }
 

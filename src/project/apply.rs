@@ -7,10 +7,11 @@ use sqlx::{AssertSqlSafe, Row as _};
 
 use crate::plan::kpis::KpiSpec;
 use crate::plan::tables::TableSpec;
-use crate::project::ddl::{self, DdlError, Definition, Existing};
+use crate::project::ddl::{self, DdlError, Existing};
+use crate::project::definitions;
 
 /// Whoever changes tables holds this lock, so that two that start at once do not both create them.
-const LOCK: i64 = 0x6d69_6c6c_7261_6365;
+pub(super) const LOCK: i64 = 0x6d69_6c6c_7261_6365;
 
 /// Why the database does not follow the files.
 #[derive(Debug, thiserror::Error)]
@@ -31,13 +32,13 @@ pub enum ApplyError {
 pub async fn run(pool: &PgPool, kpis: &[KpiSpec], tables: &[TableSpec]) -> Result<Vec<String>, ApplyError> {
     let mut tx = pool.begin().await?;
     sqlx::query("select pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *tx).await?;
+    check_views(kpis)?;
+    define(&mut tx, kpis).await?;
     let changes = table_changes(&mut tx, tables).await?;
     for statement in &changes {
         sqlx::query(AssertSqlSafe(statement.as_str())).execute(&mut *tx).await?;
     }
-    check_views(kpis)?;
     for spec in kpis {
-        define(&mut tx, spec).await?;
         for window in &spec.windows {
             sqlx::query(AssertSqlSafe(ddl::view(spec, *window))).execute(&mut *tx).await?;
         }
@@ -111,32 +112,19 @@ async fn existing(connection: &mut PgConnection, name: &str) -> Result<Option<Ex
     Ok(Some(Existing { columns, primary_key }))
 }
 
-async fn define(connection: &mut PgConnection, spec: &KpiSpec) -> Result<(), ApplyError> {
-    let row =
-        sqlx::query("select fact, aggregate, dimensions, time_zone from kpi_definitions where kpi = $1")
-            .bind(&*spec.name)
-            .fetch_optional(&mut *connection)
-            .await?;
-    let existing = match row {
-        Some(row) => Some(Definition {
-            fact: row.try_get(0)?,
-            aggregate: row.try_get(1)?,
-            dimensions: row.try_get(2)?,
-            time_zone: row.try_get(3)?,
-        }),
-        None => None,
-    };
-    let Some(Definition { fact, aggregate, dimensions, time_zone }) = ddl::kpi(spec, existing.as_ref())?
-    else {
-        return Ok(());
-    };
-    sqlx::query("insert into kpi_definitions (kpi, fact, aggregate, dimensions, time_zone) values ($1, $2, $3, $4, $5)")
-        .bind(&*spec.name)
-        .bind(fact)
-        .bind(aggregate)
-        .bind(dimensions)
-        .bind(time_zone)
-        .execute(connection)
-        .await?;
+/// Writes definitions that are new or differ. Before any table is changed: a projector that holds a table waits here
+/// for nothing, and so cannot wait in a circle with us.
+async fn define(connection: &mut PgConnection, kpis: &[KpiSpec]) -> Result<(), ApplyError> {
+    let known = definitions::load(connection).await?;
+    let mut changed = Vec::new();
+    for spec in kpis {
+        changed.extend(ddl::kpi(spec, known.get(&*spec.name))?.map(|definition| (&spec.name, definition)));
+    }
+    if changed.iter().any(|(name, _)| known.contains_key(&***name)) {
+        definitions::announce(connection).await?;
+    }
+    for (name, definition) in &changed {
+        definitions::put(connection, name, definition).await?;
+    }
     Ok(())
 }

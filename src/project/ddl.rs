@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use crate::config::kpi::Window;
 use crate::plan::kpis::KpiSpec;
 use crate::plan::tables::{META_COLUMNS, TableSpec};
+use crate::project::definitions::{Definition, Difference};
 use crate::schema::value::Column;
 
 /// A table as it is in the database.
@@ -19,19 +20,6 @@ pub struct Existing {
     pub columns: BTreeMap<String, (String, bool)>,
     /// Columns of the primary key, in order.
     pub primary_key: Vec<String>,
-}
-
-/// A KPI's definition as it was when its rows were folded.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Definition {
-    /// Fact, aggregate and zone, as written in the table.
-    pub fact: String,
-    /// See [`crate::config::kpi::Aggregate::name`].
-    pub aggregate: String,
-    /// Dimensions in order.
-    pub dimensions: Vec<String>,
-    /// Zone.
-    pub time_zone: String,
 }
 
 /// Why the database cannot follow the files.
@@ -107,7 +95,7 @@ pub enum DdlError {
     /// A KPI's definition changed while it has rows.
     #[error(
         "KPI `{kpi}`: its {what} changed from {existing} to {wanted}, and the rows that exist were folded the old way; \
-         give the KPI another name"
+         `millrace kpi rebuild {kpi}` folds them anew, or give the KPI another name"
     )]
     DefinitionChanged {
         /// KPI.
@@ -236,33 +224,19 @@ pub fn view(spec: &KpiSpec, window: Window) -> String {
     )
 }
 
-/// The definition's row, and whether it may stand.
+/// The definition's row as it is to be; `None` when it stands as it is. Windows and lateness may change: they count
+/// from then on.
 ///
 /// # Errors
-/// [`DdlError::DefinitionChanged`].
+/// [`DdlError::DefinitionChanged`] when the rows that exist were folded by something else.
 pub fn kpi(spec: &KpiSpec, existing: Option<&Definition>) -> Result<Option<Definition>, DdlError> {
-    let wanted = Definition {
-        fact: spec.fact.to_string(),
-        aggregate: spec.aggregate.name().to_owned(),
-        dimensions: spec.dimensions.iter().map(|name| name.to_string()).collect(),
-        time_zone: spec.time_zone.name().to_owned(),
-    };
+    let wanted = Definition::of(spec);
     let Some(existing) = existing else { return Ok(Some(wanted)) };
-    let differs = [
-        ("fact", existing.fact.clone(), wanted.fact),
-        ("aggregate", existing.aggregate.clone(), wanted.aggregate),
-        (
-            "dimensions",
-            format!("[{}]", existing.dimensions.join(", ")),
-            format!("[{}]", wanted.dimensions.join(", ")),
-        ),
-        ("time zone", existing.time_zone.clone(), wanted.time_zone),
-    ];
-    match differs.into_iter().find(|(_, existing, wanted)| existing != wanted) {
-        Some((what, existing, wanted)) => {
+    match existing.differences(&wanted).into_iter().find(|difference| difference.needs_rebuild()) {
+        Some(Difference { what, existing, wanted }) => {
             Err(DdlError::DefinitionChanged { kpi: spec.name.to_string(), what, existing, wanted })
         }
-        None => Ok(None),
+        None => Ok((*existing != wanted).then_some(wanted)),
     }
 }
 
@@ -380,6 +354,7 @@ mod tests {
             dimensions: vec!["source".into()],
             time_zone: chrono_tz::Tz::UTC,
             lateness: std::time::Duration::ZERO,
+            retention: None,
         };
         expect_test::expect![[r#"
             create or replace view "kpi_lead_count_1d" as select window_start, window_end, dimensions ->> 'source' as "source", value, events, updated_at from kpi_values where kpi = 'lead-count' and window_size = '1d'"#]]

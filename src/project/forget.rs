@@ -8,7 +8,7 @@ use crate::plan::tables::TableSpec;
 use crate::project::ddl::quoted;
 
 /// Everything that Millrace makes of topics. A test holds it against the migrations.
-const DERIVED: [&str; 8] = [
+const DERIVED: [&str; 11] = [
     "projector_positions",
     "projector_rejects",
     "executions",
@@ -16,6 +16,9 @@ const DERIVED: [&str; 8] = [
     "kpi_part",
     "kpi_unpublished",
     "kpi_rejected",
+    "kpi_rebuild",
+    "kpi_rebuild_positions",
+    "kpi_rebuild_part",
     "dedupe_keys",
 ];
 
@@ -67,13 +70,16 @@ mod tests {
         let mut made = Vec::new();
         for entry in std::fs::read_dir(folder).expect("the migrations are there") {
             let text = std::fs::read_to_string(entry.expect("it is there").path()).expect("it is text");
-            for line in text.lines() {
+            // Partitions are emptied with their table.
+            for line in text.lines().filter(|line| !line.contains(" partition of ")) {
                 if let Some(rest) = line.strip_prefix("create table ") {
                     made.push(rest.split([' ', '(']).next().unwrap_or_default().to_owned());
                 }
             }
         }
         made.sort_unstable();
+        // A later migration may have made a table anew.
+        made.dedup();
         let mut known = DERIVED.to_vec();
         known.sort_unstable();
         assert_eq!(made, known);

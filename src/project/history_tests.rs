@@ -82,6 +82,7 @@ fn specs(lateness: i64) -> Vec<KpiSpec> {
         dimensions: dimensions.iter().map(|name| Arc::from(*name)).collect(),
         time_zone: chrono_tz::Europe::Madrid,
         lateness: Duration::seconds(lateness).to_std().expect("not negative"),
+        retention: None,
     };
     vec![
         spec("payments", &[Window::Minute], &[]),
@@ -149,7 +150,7 @@ struct Database {
 
 impl Database {
     fn position(&self) -> Position {
-        Position { next: NextOffset(self.next), epoch: Epoch(1), time_max: self.time_max }
+        Position { next: NextOffset(self.next), epoch: Epoch(1), time_max: self.time_max, definitions: 0 }
     }
 
     fn add(&mut self, key: Key, sums: Sums) {

@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
+use serde::Serialize;
 use sqlx::Row as _;
-use sqlx::postgres::PgPool;
+use sqlx::postgres::{PgPool, PgRow};
 
+use crate::config::kpi::Window;
 use crate::plan::kpis::KpiSpec;
 use crate::project::apply::ApplyError;
-use crate::project::ddl::{self, Definition};
+use crate::project::ddl;
+use crate::project::definitions::{self, Definition};
 
 /// Views that the KPIs need and the database does not have. A KPI that has changed since its rows were folded is
 /// refused, as [`crate::project::apply::run`] would.
@@ -15,29 +19,13 @@ use crate::project::ddl::{self, Definition};
 /// # Errors
 /// [`ApplyError`].
 pub async fn missing_views(pool: &PgPool, kpis: &[KpiSpec]) -> Result<Vec<String>, ApplyError> {
-    let known = relation_exists(pool, "kpi_definitions").await?;
+    let known =
+        if missing_tables(pool).await?.is_empty() { definitions(pool).await? } else { BTreeMap::new() };
     let mut missing = Vec::new();
     for spec in kpis {
+        ddl::kpi(spec, known.get(&*spec.name))?;
         // A view without the definition that it reads shows nothing, and is made again.
-        let mut is_defined = false;
-        if known {
-            let row = sqlx::query(
-                "select fact, aggregate, dimensions, time_zone from kpi_definitions where kpi = $1",
-            )
-            .bind(&*spec.name)
-            .fetch_optional(pool)
-            .await?;
-            if let Some(row) = row {
-                let definition = Definition {
-                    fact: row.try_get(0)?,
-                    aggregate: row.try_get(1)?,
-                    dimensions: row.try_get(2)?,
-                    time_zone: row.try_get(3)?,
-                };
-                ddl::kpi(spec, Some(&definition))?;
-                is_defined = true;
-            }
-        }
+        let is_defined = known.contains_key(&*spec.name);
         for window in &spec.windows {
             let view = spec.view(*window);
             if !is_defined || !relation_exists(pool, &view).await? {
@@ -46,6 +34,150 @@ pub async fn missing_views(pool: &PgPool, kpis: &[KpiSpec]) -> Result<Vec<String
         }
     }
     Ok(missing)
+}
+
+/// KPIs whose definition `millrace apply` would change, with what.
+///
+/// # Errors
+/// [`ApplyError`].
+pub async fn changed_definitions(
+    pool: &PgPool,
+    kpis: &[KpiSpec],
+) -> Result<Vec<(String, String)>, ApplyError> {
+    if !missing_tables(pool).await?.is_empty() {
+        return Ok(Vec::new());
+    }
+    let known = definitions(pool).await?;
+    let mut changed = Vec::new();
+    for spec in kpis {
+        let Some(existing) = known.get(&*spec.name) else { continue };
+        if let Some(wanted) = ddl::kpi(spec, Some(existing))? {
+            let differences = existing.differences(&wanted);
+            let said: Vec<String> = differences
+                .iter()
+                .map(|difference| {
+                    format!("{}: {} -> {}", difference.what, difference.existing, difference.wanted)
+                })
+                .collect();
+            let detail = if said.is_empty() {
+                String::from("windows and lateness are noted")
+            } else {
+                said.join(", ")
+            };
+            changed.push((spec.name.to_string(), detail));
+        }
+    }
+    Ok(changed)
+}
+
+/// Tables of KPIs that the database does not have yet.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn missing_tables(pool: &PgPool) -> Result<Vec<&'static str>, sqlx::Error> {
+    let mut missing = Vec::new();
+    for table in ["kpi_definitions", "kpi_part", "kpi_rebuild"] {
+        if !relation_exists(pool, table).await? {
+            missing.push(table);
+        }
+    }
+    Ok(missing)
+}
+
+/// Definitions of all KPIs that the database knows.
+///
+/// # Errors
+/// When Postgres fails, or has no KPIs yet.
+pub async fn definitions(pool: &PgPool) -> Result<BTreeMap<String, Definition>, sqlx::Error> {
+    definitions::load(&mut *pool.acquire().await?).await
+}
+
+/// Rows of one window of a KPI.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct KpiRows {
+    /// Windows and dimensions.
+    pub rows: i64,
+    /// Facts in them.
+    pub events: i64,
+    /// Begin of the first window.
+    pub first: DateTime<Utc>,
+    /// Begin of the last window.
+    pub last: DateTime<Utc>,
+}
+
+/// Rows of every KPI, by length of window.
+///
+/// # Errors
+/// When Postgres fails, or has no KPIs yet.
+pub async fn kpi_rows(pool: &PgPool) -> Result<BTreeMap<String, BTreeMap<String, KpiRows>>, sqlx::Error> {
+    let rows = sqlx::query(
+        "select kpi, window_size, count(distinct (window_start, dimensions)), sum(events)::bigint, min(window_start),
+                max(window_start)
+         from kpi_part group by 1, 2",
+    )
+    .fetch_all(pool)
+    .await?;
+    let mut all: BTreeMap<String, BTreeMap<String, KpiRows>> = BTreeMap::new();
+    for row in rows {
+        let found = KpiRows {
+            rows: row.try_get(2)?,
+            events: row.try_get(3)?,
+            first: row.try_get(4)?,
+            last: row.try_get(5)?,
+        };
+        all.entry(row.try_get(0)?).or_default().insert(row.try_get(1)?, found);
+    }
+    Ok(all)
+}
+
+/// A value of a KPI.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct KpiValue {
+    /// Length of the window.
+    pub window: String,
+    /// Its begin.
+    pub window_start: DateTime<Utc>,
+    /// Dimensions.
+    pub dimensions: serde_json::Value,
+    /// Value, exactly.
+    pub value: String,
+    /// Facts in it.
+    pub events: i64,
+    /// When it last changed.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// The latest `last` values of a KPI's window.
+///
+/// # Errors
+/// When Postgres fails, or has no KPIs yet.
+pub async fn kpi_values(
+    pool: &PgPool,
+    kpi: &str,
+    window: Window,
+    last: i64,
+) -> Result<Vec<KpiValue>, sqlx::Error> {
+    let rows = sqlx::query(
+        "select window_size, window_start, dimensions, trim_scale(round(value, 9))::text, events, updated_at
+         from kpi_values where kpi = $1 and window_size = $2
+         order by window_start desc, dimensions limit $3",
+    )
+    .bind(kpi)
+    .bind(window.name())
+    .bind(last)
+    .fetch_all(pool)
+    .await?;
+    let value = |row: &PgRow| {
+        Ok(KpiValue {
+            window: row.try_get(0)?,
+            window_start: row.try_get(1)?,
+            dimensions: row.try_get(2)?,
+            value: row.try_get(3)?,
+            events: row.try_get(4)?,
+            updated_at: row.try_get(5)?,
+        })
+    };
+    rows.iter().map(value).collect()
 }
 
 async fn relation_exists(pool: &PgPool, name: &str) -> Result<bool, sqlx::Error> {

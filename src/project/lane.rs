@@ -11,6 +11,8 @@ use tokio_util::sync::CancellationToken;
 use crate::failpoint::{Rule, keeps};
 use crate::fault::FaultClass;
 use crate::kafka::reader::{Batch, Lane};
+use crate::kafka::settings::Connection;
+use crate::kafka::tail;
 use crate::position::{NextOffset, Partition};
 use crate::postgres::fault::SqlFault;
 use crate::project::fold::{Fold, Target, Unlearned};
@@ -33,6 +35,34 @@ pub enum Ended {
     Fenced,
     /// The epoch is ours, the position is not: a database that was put back.
     Moved,
+    /// KPIs are defined anew: the same position, other rows.
+    Redefined,
+    /// Records that were to be folded are not kept any more.
+    Gone {
+        /// The oldest record in Kafka.
+        oldest: NextOffset,
+    },
+}
+
+/// Records between the position and the first record of a batch that are not asked about: marks of transactions and
+/// records of aborted ones leave gaps everywhere.
+const GAP_MAX: i64 = 1_000;
+
+/// How a batch stands to the position.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Admission {
+    /// It follows, or overlaps; what lies before the position is left out.
+    Follows,
+    /// So many offsets lie between: it must be asked whether there were records.
+    Gap(i64),
+}
+
+/// Compares the first record of a batch with the position that Postgres holds, which the consumer knows nothing of.
+pub fn admit(next: NextOffset, first_offset: i64) -> Admission {
+    match first_offset.saturating_sub(next.0) {
+        gap if gap > GAP_MAX => Admission::Gap(gap),
+        _ => Admission::Follows,
+    }
 }
 
 /// One partition's work.
@@ -47,6 +77,8 @@ pub struct PartitionLane {
     pub store: Store,
     /// Where it stands.
     pub position: Position,
+    /// How to ask Kafka what it keeps.
+    pub connection: Connection,
     /// Most records of one transaction.
     pub batch_records_max: usize,
     /// Longest pause between two tries.
@@ -72,7 +104,7 @@ impl PartitionLane {
             };
             let Some(first) = batch else { return Ended::Stopped };
             let Batch { records, bytes } = self.gather(first, &mut lane);
-            if let Err(ended) = self.fold(&records, &mut unknown).await {
+            if let Err(ended) = self.take(&records, &mut unknown).await {
                 return ended;
             }
             lane.release(bytes);
@@ -87,6 +119,32 @@ impl PartitionLane {
             batch.bytes += more.bytes;
         }
         batch
+    }
+
+    async fn take(&mut self, records: &[InRecord], unknown: &mut HashSet<u32>) -> Flow<()> {
+        let first = records.first().map_or(self.position.next.0, |record| record.offset);
+        if let Admission::Gap(gap) = admit(self.position.next, first) {
+            self.ask(gap).await?;
+        }
+        self.fold(records, unknown).await
+    }
+
+    /// Whether the records of a gap have been deleted, by retention or by somebody.
+    async fn ask(&self, gap: i64) -> Flow<()> {
+        let mut pause = RETRY_FIRST;
+        loop {
+            let (connection, partition) = (self.connection.clone(), self.partition.clone());
+            let asked = tokio::task::spawn_blocking(move || tail::range(&connection, &partition)).await;
+            match asked {
+                Ok(Ok((oldest, _))) if oldest > self.position.next => return Err(Ended::Gone { oldest }),
+                Ok(Ok(_)) => {
+                    tracing::info!(partition = %self.partition, gap, "no committed records here");
+                    return Ok(());
+                }
+                Ok(Err(error)) => self.pause(&mut pause, &logs::chain(&error)).await?,
+                Err(panicked) => self.pause(&mut pause, &logs::chain(&panicked)).await?,
+            }
+        }
     }
 
     /// Folds and writes records. When Postgres refuses a row, the batch is halved until the record is found, so that
@@ -182,8 +240,9 @@ impl PartitionLane {
                 Ok(Some(found)) if found.epoch == self.position.epoch => {
                     return match found.next {
                         next if next == write.to => Ok(true),
-                        next if next == self.position.next => Ok(false),
-                        _ => Err(Ended::Moved),
+                        next if next != self.position.next => Err(Ended::Moved),
+                        _ if self.is_redefined(found) => Err(Ended::Redefined),
+                        _ => Ok(false),
                     };
                 }
                 Ok(Some(found)) if found.epoch > self.position.epoch => return Err(Ended::Fenced),
@@ -191,6 +250,10 @@ impl PartitionLane {
                 Err(fault) => self.pause(pause, &logs::chain(&fault)).await?,
             }
         }
+    }
+
+    fn is_redefined(&self, found: Position) -> bool {
+        matches!(*self.target, Target::Facts(_)) && found.definitions != self.position.definitions
     }
 
     fn done(&mut self, write: &Write<'_>) {
@@ -230,4 +293,18 @@ pub fn show(status: &ProjectStatus, partition: &Partition, next: NextOffset) {
         let entry = partitions.entry(partition.clone()).or_insert(PartitionStatus { next, end: None });
         entry.next = next;
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_held_against_the_position() {
+        let check = |first, wanted| assert_eq!(admit(NextOffset(5_000), first), wanted, "{first}");
+        check(0, Admission::Follows);
+        check(5_000, Admission::Follows);
+        check(5_000 + GAP_MAX, Admission::Follows);
+        check(5_001 + GAP_MAX, Admission::Gap(GAP_MAX + 1));
+    }
 }

@@ -24,7 +24,7 @@ use crate::record::OutRecord;
 use crate::telemetry::logs;
 
 /// Whoever publishes holds this lock.
-const LOCK: i64 = 0x6d69_6c6c_6b70_6973;
+pub(super) const LOCK: i64 = 0x6d69_6c6c_6b70_6973;
 /// Most marks handled at once.
 const MARKS_MAX: i64 = 5_000;
 
@@ -129,7 +129,8 @@ async fn marks(connection: &mut PgConnection) -> Result<BTreeMap<Key, Vec<Mark>>
     Ok(marks)
 }
 
-/// The values as they are now, over all partitions. Sums only the rows asked for.
+/// The values as they are now, over all partitions. Sums only the rows asked for. A row that a rebuild has taken away
+/// is a null value: compaction forgets its key.
 async fn values(
     connection: &mut PgConnection,
     marks: &BTreeMap<Key, Vec<Mark>>,
@@ -143,15 +144,14 @@ async fn values(
          from unnest($1::text[], $2::text[], $3::timestamptz[], $4::text[])
                   as asked(kpi, window_size, window_start, dimensions)
          join kpi_definitions d on d.kpi = asked.kpi
-         cross join lateral (
+         left join lateral (
              select max(window_end) as window_end, sum(events)::bigint as events, sum(sum) as sum, min(min) as min,
                     max(max) as max, sum(late_events)::bigint as late_events, sum(revision)::bigint as revision,
                     max(updated_at) as updated_at
              from kpi_part p
              where p.kpi = asked.kpi and p.window_size = asked.window_size
                and p.window_start = asked.window_start and p.dimensions = asked.dimensions
-         ) r
-         where r.events is not null",
+         ) r on true",
     )
     .bind(marks.keys().map(|key| key.0.clone()).collect::<Vec<_>>())
     .bind(marks.keys().map(|key| key.1.clone()).collect::<Vec<_>>())
@@ -165,29 +165,32 @@ async fn values(
 fn record(row: &PgRow, topic: &Arc<str>) -> Result<OutRecord, sqlx::Error> {
     let time = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::AutoSi, true);
     let (kpi, window): (String, String) = (row.try_get(0)?, row.try_get(1)?);
-    let (start, end): (DateTime<Utc>, DateTime<Utc>) = (row.try_get(2)?, row.try_get(4)?);
+    let start: DateTime<Utc> = row.try_get(2)?;
     let dimensions: String = row.try_get(3)?;
     let dimensions: Value = serde_json::from_str(&dimensions).unwrap_or(Value::Null);
-    let updated_at: DateTime<Utc> = row.try_get(8)?;
     let key = json!([kpi, window, time(start), dimensions]).to_string();
-    let value = json!({
-        "kpi": kpi,
-        "window": window,
-        "window_start": time(start),
-        "window_end": time(end),
-        "dimensions": dimensions,
-        "value": row.try_get::<String, _>(9)?,
-        "events": row.try_get::<i64, _>(5)?,
-        "late_events": row.try_get::<i64, _>(6)?,
-        "revision": row.try_get::<i64, _>(7)?,
-        "updated_at": time(updated_at),
-    });
+    let events: Option<i64> = row.try_get(5)?;
+    let value = match events {
+        None => None,
+        Some(events) => Some(json!({
+            "kpi": kpi,
+            "window": window,
+            "window_start": time(start),
+            "window_end": time(row.try_get(4)?),
+            "dimensions": dimensions,
+            "value": row.try_get::<String, _>(9)?,
+            "events": events,
+            "late_events": row.try_get::<i64, _>(6)?,
+            "revision": row.try_get::<i64, _>(7)?,
+            "updated_at": time(row.try_get(8)?),
+        })),
+    };
     Ok(OutRecord {
         topic: Arc::clone(topic),
         partition: None,
         timestamp_ms: None,
         key: Some(Bytes::from(key)),
-        value: Some(Bytes::from(value.to_string())),
+        value: value.map(|value| Bytes::from(value.to_string())),
         headers: Vec::new(),
     })
 }

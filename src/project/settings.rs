@@ -30,6 +30,10 @@ pub struct ProjectSettings {
     pub retry_max: Duration,
     /// How often changed KPI values are written to their topic.
     pub publish_every: Duration,
+    /// How long execution results are kept in Postgres; `None` is for ever.
+    pub executions_retention: Option<Duration>,
+    /// How often rows that are too old are deleted.
+    pub retention_every: Duration,
 }
 
 impl ProjectSettings {
@@ -44,6 +48,8 @@ impl ProjectSettings {
             fenced_wait: Duration::from_secs(60),
             retry_max: Duration::from_secs(10),
             publish_every: Duration::from_millis(500),
+            executions_retention: None,
+            retention_every: Duration::from_secs(600),
         }
     }
 }

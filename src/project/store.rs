@@ -2,19 +2,23 @@
 //! the epoch of its owner, so that an owner that has been replaced, or a batch that was written before, changes
 //! nothing.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use sqlx::postgres::{PgConnection, PgPool};
+use sqlx::postgres::{PgConnection, PgPool, PgRow};
 use sqlx::{AssertSqlSafe, Row as _};
 
 use crate::config::topic::OnConflict;
 use crate::failpoint::{Rule, keeps};
+use crate::plan::kpis::KpiSpec;
 use crate::plan::tables::TableSpec;
 use crate::position::{Epoch, NextOffset, Partition};
 use crate::postgres::fault::SqlFault;
 use crate::project::copy::{CopyText, EXECUTION_COLUMNS};
-use crate::project::ddl;
-use crate::project::window::{Folded, KpiRow, Refused};
+use crate::project::definitions::{self, Active};
+use crate::project::window::Folded;
+use crate::project::{ddl, kpi_rows};
 use crate::record::InRecord;
 
 /// SQLSTATE of a primary key that exists.
@@ -31,6 +35,8 @@ pub struct Position {
     pub epoch: Epoch,
     /// The latest event time folded.
     pub time_max: Option<DateTime<Utc>>,
+    /// How often the definitions of KPIs had changed when it was taken over: KPI rows are written by these only.
+    pub definitions: i64,
 }
 
 /// A record that is not folded.
@@ -97,7 +103,8 @@ impl Reject {
 pub enum Outcome {
     /// Committed.
     Done,
-    /// The position is not where its owner left it: another owner, or a database put back. Nothing was written.
+    /// The position is not where its owner left it: another owner, a database put back, or KPIs defined anew. Nothing
+    /// was written.
     Moved,
 }
 
@@ -120,7 +127,7 @@ impl Store {
         let insert = "insert into projector_positions (grp, topic, partition, next_offset, epoch)
                       values ($1, $2, $3, $4, 0) on conflict do nothing";
         let update = "update projector_positions set epoch = epoch + 1, updated_at = now()
-                      where grp = $1 and topic = $2 and partition = $3 returning next_offset, epoch, time_max";
+                      where grp = $1 and topic = $2 and partition = $3 returning next_offset, epoch, time_max, definitions";
         let mut connection = self.pool.acquire().await.map_err(SqlFault::of)?;
         sqlx::query(insert)
             .bind(&self.group)
@@ -146,7 +153,7 @@ impl Store {
     /// [`SqlFault`].
     pub async fn position(&self, partition: &Partition) -> Result<Option<Position>, SqlFault> {
         let row = sqlx::query(
-            "select next_offset, epoch, time_max from projector_positions
+            "select next_offset, epoch, time_max, definitions from projector_positions
              where grp = $1 and topic = $2 and partition = $3",
         )
         .bind(&self.group)
@@ -156,6 +163,35 @@ impl Store {
         .await
         .map_err(SqlFault::of)?;
         row.map(|row| position(&row)).transpose().map_err(SqlFault::of)
+    }
+
+    /// The positions of all partitions of the group.
+    ///
+    /// # Errors
+    /// [`SqlFault`].
+    pub async fn positions(&self) -> Result<HashMap<Partition, Position>, SqlFault> {
+        let rows = sqlx::query(
+            "select next_offset, epoch, time_max, definitions, topic, partition from projector_positions
+             where grp = $1",
+        )
+        .bind(&self.group)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(SqlFault::of)?;
+        let read = |row: &PgRow| {
+            let topic: String = row.try_get(4)?;
+            Ok((Partition::new(topic, row.try_get(5)?), position(row)?))
+        };
+        rows.iter().map(read).collect::<Result<_, sqlx::Error>>().map_err(SqlFault::of)
+    }
+
+    /// What the KPIs of the files are folded by ([`definitions::active`]).
+    ///
+    /// # Errors
+    /// [`SqlFault`].
+    pub async fn active(&self, files: &[KpiSpec]) -> Result<Active, SqlFault> {
+        let mut connection = self.pool.acquire().await.map_err(SqlFault::of)?;
+        definitions::active(&mut connection, files).await.map_err(SqlFault::of)
     }
 
     /// Writes a batch that follows `from`. After an error the transaction may or may not have been committed; only
@@ -169,16 +205,17 @@ impl Store {
         from: Position,
         write: &Write<'_>,
     ) -> Result<Outcome, SqlFault> {
-        let time_max = match &write.rows {
-            Rows::Kpis(folded) => folded.time_max,
-            Rows::Executions(_) | Rows::Table(..) => None,
+        let (time_max, definitions) = match &write.rows {
+            Rows::Kpis(folded) => (folded.time_max, Some(from.definitions)),
+            Rows::Executions(_) | Rows::Table(..) => (None, None),
         };
         let from = self.unless_switched_off(partition, from).await?;
         let mut tx = self.pool.begin().await.map_err(SqlFault::of)?;
         let moved = sqlx::query(
             "update projector_positions
              set next_offset = $1, time_max = coalesce($2, time_max), updated_at = now()
-             where grp = $3 and topic = $4 and partition = $5 and next_offset = $6 and epoch = $7",
+             where grp = $3 and topic = $4 and partition = $5 and next_offset = $6 and epoch = $7
+               and ($8::bigint is null or definitions = $8)",
         )
         .bind(write.to.0)
         .bind(time_max)
@@ -187,6 +224,7 @@ impl Store {
         .bind(partition.number)
         .bind(from.next.0)
         .bind(from.epoch.0.cast_signed())
+        .bind(definitions)
         .execute(&mut *tx)
         .await
         .map_err(SqlFault::of)?;
@@ -197,7 +235,7 @@ impl Store {
         let conflicts = match &write.rows {
             Rows::Executions(copy) => put_executions(&mut tx, copy).await.map(|()| Vec::new())?,
             Rows::Table(spec, copy) => put_table(&mut tx, spec, copy).await?,
-            Rows::Kpis(folded) => put_kpis(&mut tx, partition, folded).await.map(|()| Vec::new())?,
+            Rows::Kpis(folded) => kpi_rows::put(&mut tx, partition, folded).await.map(|()| Vec::new())?,
         };
         let mut rejects = write.rejects.clone();
         let refused = write.records.iter().filter(|record| conflicts.contains(&record.offset));
@@ -231,12 +269,13 @@ impl Store {
     }
 }
 
-fn position(row: &sqlx::postgres::PgRow) -> Result<Position, sqlx::Error> {
+fn position(row: &PgRow) -> Result<Position, sqlx::Error> {
     let epoch: i64 = row.try_get(1)?;
     Ok(Position {
         next: NextOffset(row.try_get(0)?),
         epoch: Epoch(epoch.cast_unsigned()),
         time_max: row.try_get(2)?,
+        definitions: row.try_get(3)?,
     })
 }
 
@@ -344,97 +383,6 @@ async fn put_table(
             refused.map_err(SqlFault::of)
         }
     }
-}
-
-async fn put_kpis(
-    connection: &mut PgConnection,
-    partition: &Partition,
-    folded: &Folded,
-) -> Result<(), SqlFault> {
-    let Folded { rows, refused, time_max: _ } = folded;
-    if !rows.is_empty() {
-        put_kpi_rows(connection, partition, rows).await?;
-    }
-    if !refused.is_empty() {
-        put_refused(connection, partition, refused).await?;
-    }
-    Ok(())
-}
-
-async fn put_kpi_rows(
-    connection: &mut PgConnection,
-    partition: &Partition,
-    rows: &[KpiRow],
-) -> Result<(), SqlFault> {
-    let column = |text: fn(&KpiRow) -> String| rows.iter().map(text).collect::<Vec<_>>();
-    sqlx::query(
-        "with rows as (
-             select * from unnest($2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::timestamptz[],
-                                  $7::bigint[], $8::text[], $9::text[], $10::text[], $11::bigint[])
-                 as r(kpi, window_size, window_start, dimensions, window_end, events, sum, min, max, late)
-         ), folded as (
-             insert into kpi_part as p (kpi, window_size, window_start, dimensions, partition, window_end, events,
-                                        sum, min, max, late_events, revision)
-             select kpi, window_size, window_start, dimensions, $1, window_end, events,
-                    sum::numeric, min::numeric, max::numeric, late, (late > 0)::int
-             from rows order by 1, 2, 3, 4
-             on conflict (kpi, window_size, window_start, dimensions, partition) do update
-             set events = p.events + excluded.events,
-                 sum = p.sum + excluded.sum,
-                 min = least(p.min, excluded.min),
-                 max = greatest(p.max, excluded.max),
-                 late_events = p.late_events + excluded.late_events,
-                 revision = p.revision + excluded.revision,
-                 updated_at = now()
-         )
-         insert into kpi_unpublished (kpi, window_size, window_start, dimensions, partition)
-         select kpi, window_size, window_start, dimensions, $1 from rows order by 1, 2, 3, 4
-         on conflict (kpi, window_size, window_start, dimensions, partition) do update set change = default",
-    )
-    .bind(partition.number)
-    .bind(column(|row| row.kpi.to_string()))
-    .bind(column(|row| row.window.name().to_owned()))
-    .bind(rows.iter().map(|row| row.bounds.start).collect::<Vec<_>>())
-    .bind(column(|row| row.dimensions.clone()))
-    .bind(rows.iter().map(|row| row.bounds.end).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.events).collect::<Vec<_>>())
-    .bind(column(|row| row.sum.to_string()))
-    .bind(column(|row| row.min.to_string()))
-    .bind(column(|row| row.max.to_string()))
-    .bind(rows.iter().map(|row| row.late_events).collect::<Vec<_>>())
-    .execute(connection)
-    .await
-    .map(drop)
-    .map_err(SqlFault::of)
-}
-
-async fn put_refused(
-    connection: &mut PgConnection,
-    partition: &Partition,
-    refused: &[Refused],
-) -> Result<(), SqlFault> {
-    let clean = |text: &str| text.replace('\0', "\u{fffd}");
-    let column = |text: &dyn Fn(&Refused) -> String| refused.iter().map(text).collect::<Vec<_>>();
-    sqlx::query(
-        "insert into kpi_rejected (kpi, topic, partition, \"offset\", reason, fact, value, time, dimensions)
-         select kpi, $1, $2, at, reason, fact, value, time, dimensions
-         from unnest($3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[])
-             as r(kpi, at, reason, fact, value, time, dimensions)
-         on conflict do nothing",
-    )
-    .bind(&*partition.topic)
-    .bind(partition.number)
-    .bind(column(&|refused| refused.kpi.to_string()))
-    .bind(refused.iter().map(|refused| refused.offset).collect::<Vec<_>>())
-    .bind(column(&|refused| refused.refusal.name().to_owned()))
-    .bind(column(&|refused| clean(&refused.fact.fact)))
-    .bind(column(&|refused| refused.fact.value.to_string()))
-    .bind(column(&|refused| refused.fact.time.to_rfc3339()))
-    .bind(column(&|refused| clean(&serde_json::json!(refused.fact.dimensions).to_string())))
-    .execute(connection)
-    .await
-    .map(drop)
-    .map_err(SqlFault::of)
 }
 
 async fn put_rejects(

@@ -11,16 +11,22 @@ use std::time::Duration;
 use sqlx::PgPool;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::kafka::consumer::ConsumerError;
 use crate::kafka::producer::StartError;
 use crate::kafka::reader::{self, Begin, Command, Event, Offered, Reader};
 use crate::kafka::settings::ConsumerSettings;
+use crate::kafka::tail;
+use crate::plan::kpis::KpiSpec;
 use crate::position::{NextOffset, Partition};
+use crate::postgres::fault::SqlFault;
+use crate::project::definitions::Active;
 use crate::project::fold::Target;
 use crate::project::lane::{Ended, PartitionLane, show};
 use crate::project::publish;
+use crate::project::retention::Retention;
 use crate::project::settings::{ProjectSettings, ProjectSpecs, ProjectStatus};
 use crate::project::store::{Position, Store};
 use crate::schema::codec::Codec;
@@ -29,6 +35,11 @@ use crate::telemetry::{self, logs, names};
 
 /// How often lag is shown and positions are written to the group.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// How often positions are held against Postgres, so that a database that was put back is noticed though nothing comes
+/// in.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
+/// How long that may take; a rebalance waits meanwhile.
+const CHECK_MAX: Duration = Duration::from_secs(2);
 
 /// Why the role ended.
 #[derive(Debug, thiserror::Error)]
@@ -49,8 +60,10 @@ pub enum ProjectError {
     Producer(#[from] StartError),
     /// Records were deleted before they were folded, or the topic was made anew.
     #[error(
-        "{partition}: the position is {position:?}, and Kafka has the records from {oldest:?} to {end:?}; what lies \
-         between is lost to the tables. To go on without it, set projector_positions.next_offset"
+        "{partition}: the position is {}, and Kafka has offsets {} to {}: {}. To go on without them, set next_offset of \
+         this partition in table projector_positions to {}",
+        .position.0, .oldest.0, .end.0, missing(*.position, *.oldest, *.end),
+        if position.0 < oldest.0 { oldest.0 } else { end.0 }
     )]
     Gone {
         /// Partition.
@@ -62,6 +75,19 @@ pub enum ProjectError {
         /// End in Kafka.
         end: NextOffset,
     },
+}
+
+/// What a position that Kafka does not have means.
+fn missing(position: NextOffset, oldest: NextOffset, end: NextOffset) -> String {
+    if position < oldest {
+        let (first, last, count) = (position.0, oldest.0 - 1, oldest.0 - position.0);
+        format!(
+            "offsets {first} to {last} ({count}) were deleted before they were folded and are lost to the tables"
+        )
+    } else {
+        let count = position.0 - end.0;
+        format!("it has {count} fewer than were folded; the topic was made anew, or Kafka was put back")
+    }
 }
 
 /// Runs the projector until `shutdown`. Postgres, the registry and Kafka may be away in between: it waits and goes on.
@@ -78,6 +104,7 @@ pub async fn run(
 ) -> Result<(), ProjectError> {
     let Services { codec, pool } = services;
     let targets = targets(&settings, &specs, &codec).await?;
+    let facts = settings.namespace.kpi_facts_topic();
     let group = settings.namespace.name("project");
     let mut consumer =
         ConsumerSettings::new(settings.connection.clone(), &*group, targets.keys().cloned().collect());
@@ -88,13 +115,31 @@ pub async fn run(
     let reader = Reader::start(&consumer, settings.lane_bytes_max, events)?;
     let (ended, ends) = mpsc::channel(1024);
     let store = Store { pool, group: group.to_string() };
+    let retention = Retention::of(&settings, &specs.kpis, &store.pool);
+    let deleting = retention.map(|retention| tokio::spawn(retention.run(shutdown.child_token())));
     let stop_publisher = CancellationToken::new();
     let publishing = tokio::spawn(publisher.run(stop_publisher.clone()));
-    let mut worker =
-        Worker { settings, targets, codec, store, status, reader, lanes: HashMap::new(), ended, shutdown };
+    let ProjectSpecs { kpis, tables: _ } = specs;
+    let mut worker = Worker {
+        settings,
+        targets,
+        facts,
+        kpis,
+        active: Active::default(),
+        codec,
+        store,
+        status,
+        reader,
+        lanes: HashMap::new(),
+        ended,
+        shutdown,
+    };
     let result = worker.run(inbox, ends).await;
     let lanes = std::mem::take(&mut worker.lanes);
     stop_lanes(lanes.into_values()).await;
+    if let Some(deleting) = deleting {
+        deleting.abort();
+    }
     stop_publisher.cancel();
     let _panicked = publishing.await;
     let Worker { reader, .. } = worker;
@@ -140,6 +185,12 @@ struct RunningLane {
 struct Worker {
     settings: ProjectSettings,
     targets: HashMap<String, Arc<Target>>,
+    /// The topic of KPI facts.
+    facts: Arc<str>,
+    /// KPIs as the files have them; what is folded by stands in the database.
+    kpis: Vec<KpiSpec>,
+    /// What is folded by.
+    active: Active,
     codec: Arc<Codec>,
     store: Store,
     status: ProjectStatus,
@@ -157,6 +208,8 @@ impl Worker {
         mut ended: mpsc::Receiver<(Partition, Ended)>,
     ) -> Result<(), ProjectError> {
         let mut report = tokio::time::interval(REPORT_EVERY);
+        let mut check = tokio::time::interval(CHECK_EVERY);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let shutdown = self.shutdown.clone();
         loop {
             tokio::select! {
@@ -164,7 +217,7 @@ impl Worker {
                 () = shutdown.cancelled() => return Ok(()),
                 event = inbox.recv() => match event {
                     None => return Ok(()),
-                    Some(Event::Failed(error)) => return Err(error.into()),
+                    Some(Event::Failed(error)) => return Err(self.failed(error).await),
                     Some(Event::Revoked(partitions, answer)) => {
                         self.revoke(&partitions).await;
                         let _reader_ended = answer.send(());
@@ -174,35 +227,65 @@ impl Worker {
                         let _reader_ended = answer.send(begins);
                     }
                 },
-                Some((partition, why)) = ended.recv() => self.take_back(partition, why).await,
+                Some((partition, why)) = ended.recv() => self.take_back(partition, why).await?,
                 _ = report.tick() => self.report(),
+                _ = check.tick() => self.check().await,
             }
         }
     }
 
     /// Takes partitions over, waiting while Postgres is away; `None` when the role ends meanwhile.
     async fn assign(&mut self, offered: Vec<Offered>) -> Result<Option<Vec<Begin>>, ProjectError> {
-        let mut begins = Vec::with_capacity(offered.len());
+        let mut taken = Vec::with_capacity(offered.len());
         for Offered { partition, oldest, end } in offered {
             let Some(position) = self.take_over(&partition, oldest).await else { return Ok(None) };
             if position.next < oldest || position.next > end {
                 return Err(ProjectError::Gone { partition, position: position.next, oldest, end });
             }
-            if let Some(begin) = self.begin(partition, position) {
-                begins.push(begin);
-            }
+            taken.push((partition, position));
         }
+        if !self.define(taken.iter().map(|(partition, _)| partition)).await {
+            return Ok(None);
+        }
+        let begins: Vec<Begin> =
+            taken.into_iter().filter_map(|(partition, position)| self.begin(partition, position)).collect();
         tracing::info!(partitions = begins.len(), "the projector owns more partitions");
         Ok(Some(begins))
     }
 
+    /// Takes a partition over; `None` when the role ends before Postgres answers.
     async fn take_over(&self, partition: &Partition, oldest: NextOffset) -> Option<Position> {
+        self.patiently(|| self.store.take_over(partition, oldest)).await
+    }
+
+    /// Reads what KPIs are folded by, when one of `partitions` holds facts. After they were taken over: definitions that
+    /// change later are noticed by the positions. False when the role ends before Postgres answers.
+    async fn define(&mut self, mut partitions: impl Iterator<Item = &Partition>) -> bool {
+        if !partitions.any(|partition| partition.topic == self.facts) {
+            return true;
+        }
+        let Some(active) = self.patiently(|| self.store.active(&self.kpis)).await else { return false };
+        if active != self.active {
+            for note in &active.notes {
+                tracing::warn!("{note}");
+            }
+            self.targets.insert(self.facts.to_string(), Arc::new(Target::Facts(active.kpis.clone())));
+            self.active = active;
+        }
+        true
+    }
+
+    /// Asks Postgres until it answers; `None` when the role ends before.
+    async fn patiently<T, F>(&self, ask: impl Fn() -> F) -> Option<T>
+    where
+        F: Future<Output = Result<T, SqlFault>>,
+    {
         let mut pause = Duration::from_millis(100);
         loop {
-            match self.store.take_over(partition, oldest).await {
-                Ok(position) => return Some(position),
+            match ask().await {
+                Ok(answer) => return Some(answer),
                 Err(fault) => {
-                    tracing::warn!(%partition, error = logs::chain(&fault), "the projector waits for Postgres")
+                    tracing::warn!(error = logs::chain(&fault), "the projector waits for Postgres")
                 }
             }
             tokio::select! {
@@ -224,6 +307,7 @@ impl Worker {
             codec: Arc::clone(&self.codec),
             store: self.store.clone(),
             position,
+            connection: self.settings.connection.clone(),
             batch_records_max: self.settings.batch_records_max,
             retry_max: self.settings.retry_max,
             status: self.status.clone(),
@@ -250,21 +334,95 @@ impl Worker {
         Some(Begin { partition, next: position.next, lane: sender })
     }
 
-    /// The group still gives us a partition that was taken from us, or whose position was put back: begin again.
-    async fn take_back(&mut self, partition: Partition, why: Ended) {
+    /// The group still gives us a partition that was taken from us, or whose position was put back: begin again. What
+    /// Kafka does not keep any more ends the role; a database that was put back to before the partition was first
+    /// folded begins with the oldest record that is kept, as it did then.
+    async fn take_back(&mut self, partition: Partition, why: Ended) -> Result<(), ProjectError> {
         if self.lanes.remove(&partition).is_none() {
-            return;
+            return Ok(());
         }
-        let Ok(Some(found)) = self.store.position(&partition).await.map_err(|fault| {
-            tracing::warn!(%partition, error = logs::chain(&fault), "cannot read the position");
-        }) else {
-            return self.ask_again(partition, why);
+        let Some((oldest, end)) = self.kept(&partition, why).await else {
+            self.ask_again(partition, why);
+            return Ok(());
         };
-        let Some(position) = self.take_over(&partition, found.next).await else { return };
+        let Some(position) = self.take_over(&partition, oldest).await else { return Ok(()) };
+        if position.next < oldest || position.next > end {
+            return Err(ProjectError::Gone { partition, position: position.next, oldest, end });
+        }
+        if !self.define([&partition].into_iter()).await {
+            return Ok(());
+        }
         tracing::warn!(%partition, next = position.next.0, ?why, "the projector begins this partition again");
         if let Some(begin) = self.begin(partition, position) {
             self.reader.tell(Command::Restart(begin));
         }
+        Ok(())
+    }
+
+    /// What Kafka keeps of a partition that begins again; `None` when it does not answer. Not asked when only KPIs were
+    /// defined anew: the position is where it was.
+    async fn kept(&self, partition: &Partition, why: Ended) -> Option<(NextOffset, NextOffset)> {
+        if why == Ended::Redefined {
+            return Some((NextOffset(0), NextOffset(i64::MAX)));
+        }
+        let (connection, asked) = (self.settings.connection.clone(), partition.clone());
+        let range = tokio::task::spawn_blocking(move || tail::range(&connection, &asked)).await;
+        match range {
+            Ok(Ok(range)) => Some(range),
+            Ok(Err(error)) => {
+                tracing::warn!(%partition, error = logs::chain(&error), "beginning again waits for Kafka");
+                None
+            }
+            Err(_panicked) => None,
+        }
+    }
+
+    /// Looks whether the database was put back while nothing came in: positions only ever grow.
+    async fn check(&mut self) {
+        let shown = self.status.partitions();
+        let asked = tokio::time::timeout(CHECK_MAX, self.store.positions()).await;
+        let Ok(Ok(found)) = asked else { return };
+        let is_back = |partition: &Partition, shown: NextOffset| {
+            found.get(partition).is_none_or(|position| position.next < shown)
+        };
+        for (partition, status) in shown {
+            if !is_back(&partition, status.next) {
+                continue;
+            }
+            let Some(lane) = self.lanes.get(&partition) else { continue };
+            tracing::warn!(%partition, "the position was put back");
+            lane.stop.cancel();
+            // Not waited for here: `take_back` runs when the lane has ended.
+            let (ended, stopped) = (self.ended.clone(), partition.clone());
+            if let Some(lane) = self.lanes.remove(&partition) {
+                let stop = CancellationToken::new();
+                let token = stop.clone();
+                let task = tokio::spawn(async move {
+                    let _panicked = lane.task.await;
+                    if !token.is_cancelled() {
+                        let _role_ended = ended.send((stopped, Ended::Moved)).await;
+                    }
+                });
+                self.lanes.insert(partition, RunningLane { stop, task });
+            }
+        }
+    }
+
+    /// Says which records are missing, when the reader found that some are.
+    async fn failed(&self, error: ConsumerError) -> ProjectError {
+        if !matches!(error, ConsumerError::OffsetOutOfRange { .. }) {
+            return error.into();
+        }
+        let (connection, shown) = (self.settings.connection.clone(), self.status.partitions());
+        let find = move || {
+            shown.into_iter().find_map(|(partition, status)| {
+                let (oldest, end) = tail::range(&connection, &partition).ok()?;
+                let position = status.next;
+                let is_gone = position < oldest || position > end;
+                is_gone.then_some(ProjectError::Gone { partition, position, oldest, end })
+            })
+        };
+        tokio::task::spawn_blocking(find).await.ok().flatten().unwrap_or(error.into())
     }
 
     fn ask_again(&mut self, partition: Partition, why: Ended) {

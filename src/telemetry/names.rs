@@ -71,5 +71,6 @@ metrics! {
     PROJECTOR_RECORDS = Counter "millrace_projector_records_total" ["topic"] "records folded into Postgres";
     PROJECTOR_REJECTED = Counter "millrace_projector_rejected_total" ["topic", "reason"] "records the projector could not fold; kept in projector_rejects or kpi_rejected";
     PROJECTOR_TRANSACTIONS = Counter "millrace_projector_transactions_total" ["outcome"] "SQL transactions of the projector";
+    PROJECTOR_EXPIRED = Counter "millrace_projector_expired_total" ["table"] "rows deleted because they were older than they are kept";
     PROJECTOR_LAG = Gauge "millrace_projector_lag" ["topic", "partition"] "records between the projector's position and the end of the partition";
 }

@@ -12,6 +12,8 @@ mod copying;
 mod dev;
 mod devbroker;
 mod exactly_once;
+mod idempotency;
+mod kpi;
 mod outbound;
 mod poison;
 mod private_postgres;

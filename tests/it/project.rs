@@ -4,7 +4,9 @@ mod fixture;
 mod outage;
 mod owners;
 mod queries;
+mod rebuild;
 mod rejects;
+mod retention;
 
 use millrace::project::apply;
 use sqlx::Row as _;

@@ -2,6 +2,7 @@
 
 pub mod dlq;
 pub mod embedded;
+pub mod kpi;
 pub mod project;
 pub mod records;
 pub mod roles;
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cli::args::dlq::DlqVerb;
 use crate::cli::args::embedded::{DevArgs, QuickstartArgs};
+use crate::cli::args::kpi::KpiVerb;
 use crate::cli::args::project::{ApplyArgs, CheckArgs, PlanArgs, TestArgs};
 use crate::cli::args::records::{LagArgs, LedgerArgs, SendArgs, TailArgs};
 use crate::cli::args::roles::{IngestArgs, MetricsArgs, ProjectArgs, UpArgs, WorkerArgs};
@@ -121,6 +123,9 @@ pub enum Verb {
     /// Dead letters.
     #[command(subcommand)]
     Dlq(DlqVerb),
+    /// KPIs: look at them, fold them anew.
+    #[command(subcommand)]
+    Kpi(KpiVerb),
     /// How far each consumer group is behind.
     Lag(LagArgs),
     /// The ledger: how every event ended, per pipeline.

@@ -53,9 +53,20 @@ pub struct WorkerArgs {
     pub metrics: MetricsArgs,
 }
 
+/// How long the projector keeps rows.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct KeepArgs {
+    /// How long execution results are kept in Postgres; by default for ever. KPIs say it themselves (`retention:`).
+    #[arg(long, env = "MILLRACE_EXECUTIONS_RETENTION", value_parser = duration, value_name = "DURATION")]
+    pub executions_retention: Option<Duration>,
+}
+
 /// `project`.
 #[derive(Clone, Debug, Args)]
 pub struct ProjectArgs {
+    #[command(flatten)]
+    /// What is kept.
+    pub keep: KeepArgs,
     #[command(flatten)]
     /// Group membership.
     pub group: GroupArgs,
@@ -73,6 +84,9 @@ pub struct UpArgs {
     /// Address under which senders reach the endpoint, such as https://hooks.example.com; some of them sign it.
     #[arg(long, env = "MILLRACE_PUBLIC_URL", value_name = "URL")]
     pub public_url: Option<String>,
+    #[command(flatten)]
+    /// What the projector keeps.
+    pub keep: KeepArgs,
     #[command(flatten)]
     /// The worker.
     pub worker: WorkerArgs,

@@ -71,6 +71,7 @@ fn spec(lateness: Duration) -> KpiSpec {
         dimensions: vec![Arc::from("currency")],
         time_zone: chrono_tz::Europe::Madrid,
         lateness: lateness.to_std().expect("positive"),
+        retention: None,
     }
 }
 

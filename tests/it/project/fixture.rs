@@ -14,6 +14,8 @@ use millrace::plan::kpis::KpiSpec;
 use millrace::plan::tables::TableSpec;
 use millrace::postgres::{migrate, pool};
 use millrace::project::apply;
+use millrace::project::rebuild::Rebuild;
+use millrace::project::rebuild::compare::Keep;
 use millrace::project::settings::{ProjectSettings, ProjectSpecs, ProjectStatus};
 use millrace::project::worker::{self, ProjectError, Services};
 use millrace::schema::codec::Codec;
@@ -97,6 +99,7 @@ impl Fixture {
             dimensions: vec!["currency".into()],
             time_zone: chrono_tz::Europe::Madrid,
             lateness: Duration::from_secs(3_600),
+            retention: None,
         }];
         let tables = vec![table(&payments, OnConflict::Newest)];
         apply::run(&pool, &kpis, &tables).await.expect("tables can be made");
@@ -126,12 +129,15 @@ impl Fixture {
     }
 
     pub fn start(&self) -> Running {
+        self.start_with(self.settings())
+    }
+
+    pub fn start_with(&self, settings: ProjectSettings) -> Running {
         let status = ProjectStatus::default();
         let shutdown = CancellationToken::new();
         let specs = ProjectSpecs { kpis: self.kpis.clone(), tables: self.tables.clone() };
         let services = Services { codec: Arc::clone(&self.codec), pool: self.pool.clone() };
-        let task =
-            tokio::spawn(worker::run(self.settings(), specs, services, status.clone(), shutdown.clone()));
+        let task = tokio::spawn(worker::run(settings, specs, services, status.clone(), shutdown.clone()));
         Running { task, status, shutdown }
     }
 
@@ -255,6 +261,24 @@ impl Fixture {
         self.end(true).await;
     }
 
+    /// Deletes the records of every partition of `topic` before `offset`, as retention does.
+    pub async fn delete_records(&self, topic: &str, offset: i64) {
+        servers::delete_records(topic, PARTITIONS, offset).await;
+    }
+
+    /// Folds `kpis` anew, beside whatever runs.
+    pub fn rebuild(&self, kpis: Vec<KpiSpec>) -> Rebuild {
+        Rebuild {
+            pool: self.pool.clone(),
+            connection: Connection::plain(self.kafka.clone(), "millrace-tests"),
+            namespace: self.namespace.clone(),
+            codec: Arc::clone(&self.codec),
+            kpis,
+            keep: Keep::Refuse,
+            is_dry_run: false,
+        }
+    }
+
     async fn begin(&self) {
         self.producer.begin_transaction().expect("a transaction begins");
     }
@@ -361,6 +385,14 @@ impl Oracle {
         }
     }
 
+    /// Facts and their sum.
+    pub fn total(&self) -> (i64, Decimal) {
+        (
+            self.revenue.values().map(|(events, _)| events).sum(),
+            self.revenue.values().map(|(_, sum)| sum).sum(),
+        )
+    }
+
     pub async fn check(&self, pool: &PgPool) {
         let rows: Vec<(i64, String, i64, Decimal)> = sqlx::query_as(
             "select extract(epoch from window_start)::bigint, currency, events, value from kpi_revenue_1h",
@@ -379,8 +411,7 @@ impl Oracle {
         .fetch_all(pool)
         .await
         .expect("the view can be read");
-        let events: i64 = self.revenue.values().map(|(events, _)| events).sum();
-        let sum: Decimal = self.revenue.values().map(|(_, sum)| sum).sum();
+        let (events, sum) = self.total();
         assert_eq!(totals.iter().map(|(_, n, s)| (*n, *s)).collect::<Vec<_>>(), vec![(events, sum); 3]);
         let rows: Vec<(String, i64)> = sqlx::query_as("select outcome, count(*) from executions group by 1")
             .fetch_all(pool)

@@ -10,6 +10,8 @@ pub mod events;
 pub mod live;
 #[path = "../../support/millrace.rs"]
 pub mod millrace;
+pub mod postgres;
+pub mod postgres_proxy;
 pub mod project;
 #[path = "../../support/readback.rs"]
 pub mod readback;

@@ -6,9 +6,9 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use millrace::devbroker::{Broker, Settings};
-use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use sqlx::Connection as _;
 use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 
@@ -102,5 +102,22 @@ pub async fn create_topics(topics: &[(&str, i32)]) {
     let results = admin.create_topics(&specs, &AdminOptions::new()).await.expect("Kafka answers");
     for result in results {
         result.unwrap_or_else(|(topic, code)| panic!("topic {topic} could not be created: {code}"));
+    }
+}
+
+/// Deletes the records of the partitions of `topic` before `offset`, as retention does; of those that end before it,
+/// all.
+pub async fn delete_records(topic: &str, partitions: i32, offset: i64) {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", kafka()).create().expect("an admin client can be made");
+    let mut offsets = TopicPartitionList::new();
+    for partition in 0..partitions {
+        let (_, end) =
+            admin.inner().fetch_watermarks(topic, partition, Duration::from_secs(10)).expect("Kafka answers");
+        offsets.add_partition_offset(topic, partition, Offset::Offset(offset.min(end))).expect("an offset");
+    }
+    let deleted = admin.delete_records(&offsets, &AdminOptions::new()).await.expect("Kafka answers");
+    for element in deleted.elements() {
+        element.error().expect("the records are deleted");
     }
 }
