@@ -64,7 +64,16 @@ impl Found {
 impl Targets {
     /// Everything that a process works with.
     pub fn of(servers: &Servers) -> Self {
-        let Servers { kafka, registry, postgres, session_timeout: _, instance: _, secrets: _ } = servers;
+        let Servers {
+            kafka,
+            registry,
+            postgres,
+            session_timeout: _,
+            instance: _,
+            is_static: _,
+            memory_budget_bytes: _,
+            secrets: _,
+        } = servers;
         Self {
             kafka: Some(kafka.clone()),
             registry: registry.clone(),

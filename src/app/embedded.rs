@@ -12,6 +12,7 @@ use crate::app::apply::Targets;
 use crate::app::reach;
 use crate::app::servers::Servers;
 use crate::devbroker::{self, Broker};
+use crate::engine::budget;
 use crate::kafka::settings::Connection;
 use crate::postgres::private::{Cluster, Folder, PrivateError};
 use crate::postgres::reach::place;
@@ -88,6 +89,8 @@ pub fn begin(wanted: Wanted) -> anyhow::Result<Starting> {
         postgres,
         session_timeout: SESSION_TIMEOUT,
         instance: instance.to_owned(),
+        is_static: false,
+        memory_budget_bytes: budget::BUDGET_BYTES,
         secrets: Secrets::default(),
     };
     Ok(Starting { servers, broker, cluster, is_kept })

@@ -31,6 +31,10 @@ pub struct Servers {
     pub instance: String,
     /// Where secrets come from.
     pub secrets: Secrets,
+    /// Whether its workers keep their places in their groups over a restart.
+    pub is_static: bool,
+    /// Memory for records, over all groups of the process.
+    pub memory_budget_bytes: usize,
 }
 
 impl Servers {

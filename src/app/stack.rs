@@ -170,8 +170,9 @@ impl Stack {
             roles.push(ingest::role(plan, servers, listener, Some(&url), Some(answered.clone()))?);
         }
         let services = Arc::new(services::live(plan, servers, Arc::clone(codec)).await?);
+        let shared = worker::Shared::new(plan, servers, services, plan.groups.len());
         for group in &plan.groups {
-            roles.push(worker::role(&Arc::new(group.clone()), servers, &plan.namespace, &services)?);
+            roles.push(worker::role(&Arc::new(group.clone()), &shared)?);
         }
         roles.push(project::role(plan, servers, Arc::clone(codec))?);
         Ok(())

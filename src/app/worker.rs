@@ -2,7 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
@@ -13,46 +13,98 @@ use crate::admin::server::Health;
 use crate::app::servers::Servers;
 use crate::app::supervise::Role;
 use crate::engine::answers::Answers;
+use crate::engine::budget::{self, Budget, Parts};
 use crate::engine::comeback::Past;
 use crate::engine::outbox::{Became, Outbox, Sizes};
 use crate::engine::sender::SenderSettings;
 use crate::engine::settings::{Process, Processing, Stop, WorkerSettings};
 use crate::engine::verdict::Verdict;
+use crate::engine::watchdog::{self, Attempts, Patience};
 use crate::engine::{run, worker};
 use crate::failpoint::{Rule, keeps};
 use crate::fault::{Fault, FaultClass};
-use crate::kafka::settings::{ConsumerSettings, ProducerSettings, TransactionSettings};
+use crate::kafka::settings::{ConsumerSettings, Fetching, ProducerSettings, TransactionSettings};
 use crate::ledger::{Namespace, Outcome};
+use crate::plan::Plan;
 use crate::plan::pipeline::{Delivery, Group, Ordering, Pipeline};
 use crate::record::{InRecord, OutRecord};
 use crate::stages::services::Services;
 use crate::telemetry::{self, Counter, Histogram, names};
 
-/// A poll thread that has not come round for so long is stuck.
+/// A poll thread that has not come round, and a call to Kafka that has not come back, for so long are stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
+/// Beside the time-outs of its call, a stage may wait so long: for its turn, a connection, a statement. Margin included.
+const STAGE_WAITS: Duration = Duration::from_secs(150);
+
+/// What the workers of one process share.
+pub struct Shared<'a> {
+    servers: &'a Servers,
+    namespace: &'a Namespace,
+    services: Arc<Services>,
+    parts: Parts,
+    budget: Arc<Budget>,
+    patience: Patience,
+}
+
+impl<'a> Shared<'a> {
+    /// Divides the process' memory among `groups` groups.
+    pub fn new(plan: &'a Plan, servers: &'a Servers, services: Arc<Services>, groups: usize) -> Self {
+        let parts = budget::divide(servers.memory_budget_bytes, groups);
+        telemetry::gauge(names::MEMORY_BUDGET, &[], parts.work_bytes as f64);
+        let Parts { prefetch_bytes, fetch_bytes, partition_fetch_bytes, queue_bytes, work_bytes } = parts;
+        let budget_bytes = servers.memory_budget_bytes;
+        tracing::info!(
+            budget_bytes,
+            groups,
+            work_bytes,
+            prefetch_bytes,
+            fetch_bytes,
+            partition_fetch_bytes,
+            queue_bytes,
+            "memory is divided"
+        );
+        Self {
+            servers,
+            namespace: &plan.namespace,
+            services,
+            parts,
+            budget: Budget::new(work_bytes),
+            patience: Patience { round: STUCK_AFTER, call: STUCK_AFTER, attempt: longest_attempt(plan) },
+        }
+    }
+}
+
+/// So long one attempt of a stage may take: its call, once more with new credentials, and what it waits for before.
+fn longest_attempt(plan: &Plan) -> Duration {
+    let timeouts = plan.targets.values().flat_map(|target| {
+        let calls = target.calls.values().filter_map(|call| call.timeout);
+        calls.chain([target.limits.timeout])
+    });
+    timeouts.max().unwrap_or_default() * 2 + STAGE_WAITS
+}
 
 /// The worker of one group.
 ///
 /// # Errors
 /// When the system gives no thread.
-pub fn role(
-    group: &Arc<Group>,
-    servers: &Servers,
-    namespace: &Namespace,
-    services: &Arc<Services>,
-) -> anyhow::Result<Role> {
+pub fn role(group: &Arc<Group>, shared: &Shared<'_>) -> anyhow::Result<Role> {
+    let Shared { servers, namespace, services, parts, budget, patience } = shared;
     let has_tiers = |pipeline: &&Arc<Pipeline>| pipeline.companions.iter().any(|own| !own.tiers.is_empty());
     if let Some(pipeline) = group.pipelines.iter().find(has_tiers) {
         anyhow::bail!("pipeline {}: a worker does not read retry tiers yet; remove `tiers`", pipeline.name);
     }
-    let producer = ProducerSettings::new(servers.kafka.clone());
+    let mut producer = ProducerSettings::new(servers.kafka.clone());
+    producer.queue_bytes = parts.queue_bytes;
     let sizes = Sizes {
         record_bytes_max: producer.message_bytes_max,
         dead_letter_bytes_max: producer.dead_letter_bytes_max,
     };
     let outbox = Outbox::new(Arc::clone(&services.codec), namespace, sizes);
-    let settings = settings(group, servers, producer);
-    let process = process(group, Arc::clone(services), outbox);
+    let mut settings = settings(group, servers, producer);
+    settings.budget = Arc::clone(budget);
+    hold_to(parts, &mut settings);
+    let (beacon, attempts, patience) = (settings.beacon.clone(), Attempts::default(), *patience);
+    let process = process(group, Arc::clone(services), outbox, attempts.clone());
     let drain = CancellationToken::new();
     let stop = Stop { drain: drain.clone(), now: CancellationToken::new() };
     let running = worker::spawn(settings, process, tokio::runtime::Handle::current(), stop)
@@ -66,10 +118,20 @@ pub fn role(
         ended: Box::pin(async move { running.ended().await.context("the worker cannot go on") }),
         health: Arc::new(move || {
             let status = status.borrow();
-            let live = status.polled_at.elapsed() < STUCK_AFTER;
-            let detail = match &status.trouble {
-                Some(trouble) => trouble.clone(),
-                None => format!("{} partitions, lag {}", status.partitions.len(), status.lag()),
+            let (call, attempt) = (beacon.current(), attempts.oldest());
+            let stuck = watchdog::judge(Instant::now(), &patience, status.polled_at, call, attempt);
+            let live = stuck.is_empty();
+            let detail = match (live, &status.trouble) {
+                (false, _) => stuck.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+                (true, Some(trouble)) => trouble.clone(),
+                (true, None) => {
+                    let held_kib = status.held_bytes >> 10;
+                    format!(
+                        "{} partitions, lag {}, {held_kib} KiB held",
+                        status.partitions.len(),
+                        status.lag()
+                    )
+                }
             };
             Health { role: role.clone(), live, ready: live && status.is_joined, detail }
         }),
@@ -80,6 +142,7 @@ fn settings(group: &Group, servers: &Servers, producer: ProducerSettings) -> Wor
     let topics = group.topics.iter().map(ToString::to_string).collect();
     let mut consumer = ConsumerSettings::new(servers.kafka.clone(), &*group.id, topics);
     consumer.session_timeout = servers.session_timeout;
+    consumer.instance = servers.is_static.then(|| servers.instance.clone());
     let sender = match group.delivery {
         Delivery::ExactlyOnce => {
             let id = format!("{}.{}", group.id, servers.instance);
@@ -105,6 +168,16 @@ fn settings(group: &Group, servers: &Servers, producer: ProducerSettings) -> Wor
     limits.partition_records_max = limits.partition_records_max.max(2 * settings.running_max);
     limits.is_text_bounded = !settings.is_cpu_only && matches!(settings.sender, SenderSettings::Plain(_));
     settings
+}
+
+/// The group's part of the process' memory.
+fn hold_to(parts: &Parts, settings: &mut WorkerSettings) {
+    let Parts { prefetch_bytes, fetch_bytes, partition_fetch_bytes, queue_bytes: _, work_bytes } = *parts;
+    settings.consumer.fetching =
+        Fetching { prefetch_bytes, answer_bytes: fetch_bytes, partition_bytes: partition_fetch_bytes };
+    let limits = &mut settings.limits;
+    limits.group_bytes_max = work_bytes;
+    limits.partition_bytes_max = limits.partition_bytes_max.min(work_bytes / 2);
 }
 
 /// One group has one order of work: the strictest that one of its pipelines asks for.
@@ -211,7 +284,7 @@ impl GroupRun {
     }
 }
 
-fn process(group: &Arc<Group>, services: Arc<Services>, outbox: Outbox) -> Process {
+fn process(group: &Arc<Group>, services: Arc<Services>, outbox: Outbox, attempts: Attempts) -> Process {
     let is_cpu_only = group.pipelines.iter().all(|pipeline| pipeline.is_cpu_only);
     let group = Arc::new(GroupRun {
         pipelines: group.pipelines.iter().map(Counted::new).collect(),
@@ -229,7 +302,8 @@ fn process(group: &Arc<Group>, services: Arc<Services>, outbox: Outbox) -> Proce
             }
         }
         let group = Arc::clone(&group);
-        let mut work = Box::pin(async move { group.run(&record, now).await });
+        let work = async move { group.run(&record, now).await };
+        let mut work = Box::pin(watchdog::watched(attempts.clone(), work));
         // An event that nobody wants, or that is filtered before the first wait, is done at the first poll.
         match work.as_mut().now_or_never() {
             Some(records) => Processing::Done(records),

@@ -13,14 +13,18 @@ use crate::app::{self, services};
 use crate::cli::args::Common;
 use crate::cli::args::roles::{IngestArgs, ProjectArgs, UpArgs, WorkerArgs};
 use crate::cli::{Exit, check, ends};
+use crate::engine::budget;
 use crate::kafka::settings::Connection;
 use crate::plan::Plan;
+use crate::plan::pipeline::Group;
 use crate::schema::codec::Codec;
 use crate::secrets::{Secret, Secrets};
 use crate::telemetry::Metrics;
 
 /// How long a silent member of a group keeps its partitions, where nothing else is said.
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(45);
+/// The same for static members, which are to be back by then.
+const STATIC_SESSION_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// The servers that were named.
 ///
@@ -34,7 +38,18 @@ pub fn servers(common: &Common, instance: &str, session_timeout: Duration) -> an
         session_timeout,
         instance: instance.to_owned(),
         secrets: Secrets::default(),
+        is_static: false,
+        memory_budget_bytes: budget::BUDGET_BYTES,
     })
+}
+
+/// The servers of a process that runs workers.
+fn worker_servers(common: &Common, arguments: &WorkerArgs) -> anyhow::Result<Servers> {
+    let default = if arguments.static_membership { STATIC_SESSION_TIMEOUT } else { SESSION_TIMEOUT };
+    let session_timeout = arguments.group.session_timeout.unwrap_or(default);
+    let servers = servers(common, &arguments.instance, session_timeout)?;
+    let (is_static, memory_budget_bytes) = (arguments.static_membership, arguments.memory_budget);
+    Ok(Servers { is_static, memory_budget_bytes, ..servers })
 }
 
 /// The Kafka that was named.
@@ -95,7 +110,7 @@ pub fn ingest(common: &Common, arguments: &IngestArgs) -> anyhow::Result<Exit> {
 /// Whatever keeps the role from starting, or ends it.
 pub fn worker(common: &Common, arguments: &WorkerArgs) -> anyhow::Result<Exit> {
     let plan = check::plan(common)?;
-    let servers = servers(common, &arguments.instance, arguments.group.session_timeout)?;
+    let servers = worker_servers(common, arguments)?;
     let metrics = Metrics::install()?;
     runtime()?.block_on(async {
         let codec = servers.codec(&plan.namespace).await?;
@@ -110,7 +125,8 @@ pub fn worker(common: &Common, arguments: &WorkerArgs) -> anyhow::Result<Exit> {
 /// Whatever keeps the role from starting, or ends it.
 pub fn project(common: &Common, arguments: &ProjectArgs) -> anyhow::Result<Exit> {
     let plan = check::plan(common)?;
-    let servers = servers(common, "project", arguments.group.session_timeout)?;
+    let session_timeout = arguments.group.session_timeout.unwrap_or(SESSION_TIMEOUT);
+    let servers = servers(common, "project", session_timeout)?;
     let metrics = Metrics::install()?;
     runtime()?.block_on(async {
         let codec = servers.codec(&plan.namespace).await?;
@@ -126,7 +142,7 @@ pub fn project(common: &Common, arguments: &ProjectArgs) -> anyhow::Result<Exit>
 /// Whatever keeps a role from starting, or ends it.
 pub fn up(common: &Common, arguments: &UpArgs) -> anyhow::Result<Exit> {
     let plan = check::plan(common)?;
-    let servers = servers(common, &arguments.worker.instance, arguments.worker.group.session_timeout)?;
+    let servers = worker_servers(common, &arguments.worker)?;
     let metrics = Metrics::install()?;
     runtime()?.block_on(async {
         let listener = listen(arguments.listen).await?;
@@ -157,13 +173,13 @@ pub async fn workers(
         return Err(ends(Exit::Usage, format!("there is no pipeline `{unknown}` in this project")));
     }
     let services = Arc::new(services::live(plan, servers, codec).await?);
-    let groups = plan.groups.iter().filter(|group| {
+    let is_wanted = |group: &&Group| {
         only.is_empty()
             || group.pipelines.iter().any(|pipeline| only.iter().any(|name| *name == *pipeline.name))
-    });
-    groups
-        .map(|group| app::worker::role(&Arc::new(group.clone()), servers, &plan.namespace, &services))
-        .collect()
+    };
+    let groups: Vec<&Group> = plan.groups.iter().filter(is_wanted).collect();
+    let shared = app::worker::Shared::new(plan, servers, services, groups.len());
+    groups.into_iter().map(|group| app::worker::role(&Arc::new(group.clone()), &shared)).collect()
 }
 
 /// Listens on `address`.

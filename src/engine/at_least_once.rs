@@ -3,6 +3,7 @@
 //! Records that are done behind a slow one are told beside the committed offset ([`crate::engine::completed`]), so that
 //! a crash repeats only what was not acknowledged and told yet. Commits go one at a time; one that fails is made again.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::engine::sender::SenderSettings;
@@ -11,9 +12,63 @@ use crate::engine::tracker::{Completion, Ticket};
 use crate::engine::worker::Worker;
 use crate::kafka::consumer::CommitMode;
 use crate::kafka::offsets::Commit;
+use crate::record::OutRecord;
 
 /// Commits that tell of records beyond the offset come so often: writing them costs a look at every record in flight.
 const NOTED_EVERY: Duration = Duration::from_millis(100);
+
+/// Outputs of records that are done: not yet handed to the sender, or not yet acknowledged.
+#[derive(Default)]
+pub(super) struct Unsent {
+    done: VecDeque<(Ticket, Vec<OutRecord>)>,
+    bytes: usize,
+    handed_bytes: usize,
+}
+
+impl Unsent {
+    pub(super) fn push(&mut self, ticket: Ticket, outputs: Vec<OutRecord>) {
+        self.bytes += memory_bytes(&outputs);
+        self.done.push_back((ticket, outputs));
+    }
+
+    /// Records not yet handed to the sender.
+    pub(super) fn len(&self) -> usize {
+        self.done.len()
+    }
+
+    /// Memory of all of them, those that the sender has included.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes + self.handed_bytes
+    }
+
+    /// Hands over up to `count` records, in the order they were done.
+    pub(super) fn hand_over(&mut self, count: usize) -> (Vec<Ticket>, Vec<OutRecord>) {
+        let count = count.min(self.done.len());
+        let (mut tickets, mut records) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        for (ticket, outputs) in self.done.drain(..count) {
+            tickets.push(ticket);
+            records.extend(outputs);
+        }
+        self.handed_bytes = memory_bytes(&records);
+        self.bytes -= self.handed_bytes;
+        (tickets, records)
+    }
+
+    /// The sender is done with what it had.
+    pub(super) fn settle(&mut self) {
+        self.handed_bytes = 0;
+    }
+
+    /// Forgets what is not handed over of records that are not wanted any more.
+    pub(super) fn retain(&mut self, is_wanted: impl Fn(&Ticket) -> bool) {
+        self.done.retain(|(ticket, _)| is_wanted(ticket));
+        self.bytes = self.done.iter().map(|(_, outputs)| memory_bytes(outputs)).sum();
+    }
+}
+
+fn memory_bytes(records: &[OutRecord]) -> usize {
+    records.iter().map(OutRecord::memory_bytes).sum()
+}
 
 /// What is to be committed.
 #[derive(Default)]

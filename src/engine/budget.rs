@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 const MIB: usize = 1 << 20;
 
+/// Budget of a process that is told nothing else.
+pub const BUDGET_BYTES: usize = 128 * MIB;
 /// Smallest budget that a worker takes.
 pub const BUDGET_BYTES_MIN: usize = 16 * MIB;
 /// Decompressed, a fetch is counted as so many times its size; topics that are compressed further take from the fixed

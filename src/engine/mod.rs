@@ -24,3 +24,4 @@ pub mod offline;
 pub mod outbox;
 pub mod run;
 pub mod verdict;
+pub mod watchdog;

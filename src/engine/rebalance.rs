@@ -36,7 +36,7 @@ impl Worker {
             return;
         }
         self.tasks.cancel(|_| true);
-        self.outbox.clear();
+        self.unsent.retain(|_| false);
         self.ready_since = None;
         // From 10 ms doubling to 5 s, each with up to half of it more, so that instances do not march in step.
         let pause = Duration::from_millis(10 << self.aborts_in_row.min(9)).min(ABORT_PAUSE_MAX);
@@ -164,7 +164,7 @@ impl Worker {
     }
 
     fn has_unsent(&self, indices: &[usize]) -> bool {
-        let is_plain_open = !self.outbox.is_empty() || matches!(self.handed, Some(Handed::Plain(_)));
+        let is_plain_open = self.unsent.len() > 0 || matches!(self.handed, Some(Handed::Plain(_)));
         let is_open = |index: &usize| {
             let tracker = self.assignment.get(*index).tracker.as_ref();
             tracker.is_some_and(|tracker| tracker.ready() > 0 || tracker.is_releasing())
@@ -188,7 +188,7 @@ impl Worker {
     fn give_away(&mut self, partitions: &[Partition]) -> Result<bool, WorkerError> {
         let indices: Vec<usize> = partitions.iter().filter_map(|one| self.assignment.index_of(one)).collect();
         self.tasks.cancel(|index| indices.contains(&index));
-        self.outbox.retain(|(ticket, _)| !indices.contains(&ticket.partition));
+        self.unsent.retain(|ticket| !indices.contains(&ticket.partition));
         let mut paused = Vec::new();
         for index in indices {
             if self.assignment.end(index) {

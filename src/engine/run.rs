@@ -21,6 +21,7 @@ use crate::engine::answers::{self, Answer, Answers};
 use crate::engine::backoff::Attempts;
 use crate::engine::comeback::Past;
 use crate::engine::verdict::Verdict;
+use crate::engine::watchdog;
 use crate::expr::scope::Scope;
 use crate::expr::{Value, values};
 use crate::fault::{Fault, FaultClass};
@@ -288,6 +289,9 @@ impl<'r> Run<'r> {
             outputs,
             services: self.services,
         };
+        // What waits on purpose is not watched.
+        let is_watched = stage.waits() && !matches!(stage, Stage::RateLimit(_));
+        let _attempt = is_watched.then(|| watchdog::begin(&self.origin, &step.id));
         match unpanicked(stage.apply(&mut cx)).await {
             Ok(Next::Continue) => Ok(End::Through),
             Ok(Next::Filtered) => Ok(End::Filtered(Arc::clone(&step.id))),

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::failpoint::{Rule, keeps};
+use crate::kafka::beacon::Beacon;
 use crate::kafka::settings::{ProducerSettings, TransactionSettings};
 use crate::kafka::txn::{Batch, PlainSender, Transactor, TxnError};
 use crate::record::OutRecord;
@@ -46,6 +47,8 @@ pub enum Outcome {
     Sent {
         /// From begin to the end of commit.
         took: Duration,
+        /// Producers replaced so far, though their transactions were committed.
+        replaced: u64,
     },
     /// Not done; nothing of it is open any more, so committed offsets tell where to go on. Try again.
     Failed(TxnError),
@@ -63,18 +66,18 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// Starts the thread; its first outcome is [`Outcome::Ready`].
+    /// Starts the thread; its first outcome is [`Outcome::Ready`]. `beacon` tells which call to Kafka it is in.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn spawn(name: &str, settings: SenderSettings) -> std::io::Result<Self> {
+    pub fn spawn(name: &str, settings: SenderSettings, beacon: Beacon) -> std::io::Result<Self> {
         let (orders, inbox) = sync_channel(1);
         let (outbox, outcomes) = sync_channel(4);
         let is_stopping = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&is_stopping);
         let thread = std::thread::Builder::new()
             .name(format!("send {name}"))
-            .spawn(move || run(settings, &inbox, &outbox, &stop))?;
+            .spawn(move || run(settings, &inbox, &outbox, &stop, beacon))?;
         let busy_since = Some(Instant::now());
         Ok(Self { orders, outcomes, busy_since, is_stopping, thread: Some(thread) })
     }
@@ -148,11 +151,12 @@ fn run(
     orders: &Receiver<Order>,
     outcomes: &SyncSender<Outcome>,
     is_stopping: &AtomicBool,
+    beacon: Beacon,
 ) {
     let mut link = match settings {
         SenderSettings::Plain(settings) => Link::Plain(PlainSender::new(settings)),
         SenderSettings::Transactions(settings) => {
-            let open = || Transactor::open(settings.clone());
+            let open = || Transactor::open(settings.clone(), beacon.clone());
             match persist(open, is_stopping) {
                 Ok(Some(transactor)) => Link::Transactions(transactor),
                 Ok(None) => return,
@@ -178,7 +182,7 @@ fn run(
         };
         let begun = Instant::now();
         outcome = match link.send(order) {
-            Ok(()) => Outcome::Sent { took: begun.elapsed() },
+            Ok(()) => Outcome::Sent { took: begun.elapsed(), replaced: link.replaced() },
             Err(error) if error.is_final() => Outcome::Broken(error),
             Err(error) => match link.recover(is_stopping) {
                 Ok(()) => Outcome::Failed(error),
@@ -214,6 +218,13 @@ impl Link {
         match self {
             Self::Transactions(transactor) => persist(|| transactor.recover(), is_stopping).map(|_| ()),
             Self::Plain(_) => Ok(()),
+        }
+    }
+
+    fn replaced(&self) -> u64 {
+        match self {
+            Self::Transactions(transactor) => transactor.replaced(),
+            Self::Plain(_) => 0,
         }
     }
 

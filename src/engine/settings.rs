@@ -7,8 +7,10 @@ use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::assignment::Limits;
+use crate::engine::budget::Budget;
 use crate::engine::sender::{SenderGone, SenderSettings};
 use crate::engine::tasks::{TaskLost, Work};
+use crate::kafka::beacon::Beacon;
 use crate::kafka::consumer::ConsumerError;
 use crate::kafka::settings::ConsumerSettings;
 use crate::kafka::txn::TxnError;
@@ -30,6 +32,8 @@ pub struct WorkerSettings {
     pub running_max: usize,
     /// How much may be in flight.
     pub limits: Limits,
+    /// Memory for records in flight, which all groups of the process share.
+    pub budget: Arc<Budget>,
     /// So many records that are done make a transaction, even while more are to be read.
     pub batch_records: usize,
     /// So long a finished record waits for others, while more are to be read.
@@ -38,7 +42,9 @@ pub struct WorkerSettings {
     pub revoke_drain: Duration,
     /// So long work may go on after the stop.
     pub stop_drain: Duration,
-    /// A sender that takes longer for one transaction is given up, and the worker with it.
+    /// Tells which call to Kafka the sender is in.
+    pub beacon: Beacon,
+    /// A call to Kafka that takes longer never comes back: the worker is given up, and the process with it.
     pub stuck_after: Duration,
 }
 
@@ -52,11 +58,13 @@ impl WorkerSettings {
             is_cpu_only: false,
             running_max: 256,
             limits: Limits::default(),
+            budget: Budget::new(Limits::default().group_bytes_max),
             batch_records: 5_000,
             batch_interval: Duration::from_millis(100),
             revoke_drain: Duration::from_secs(2),
             stop_drain: Duration::from_secs(10),
-            stuck_after: Duration::from_secs(120),
+            beacon: Beacon::default(),
+            stuck_after: Duration::from_secs(60),
         }
     }
 }
@@ -96,10 +104,12 @@ pub enum WorkerError {
         source: TxnError,
     },
     /// A call to Kafka does not come back.
-    #[error("group `{group}`: a transaction has not ended for {waited:?}")]
+    #[error("group `{group}`: the call `{call}` to Kafka has not come back for {waited:?}")]
     Stuck {
         /// Consumer group.
         group: String,
+        /// Which call.
+        call: &'static str,
         /// So long.
         waited: Duration,
     },
@@ -120,6 +130,10 @@ pub enum WorkerError {
 impl WorkerError {
     /// Whether another process runs with the same identity: starting again only helps when that one is gone.
     pub fn is_fenced(&self) -> bool {
-        matches!(self, Self::Transaction { source: TxnError::Fenced { .. }, .. })
+        matches!(
+            self,
+            Self::Transaction { source: TxnError::Fenced { .. }, .. }
+                | Self::Consumer(ConsumerError::Fenced { .. })
+        )
     }
 }

@@ -63,6 +63,8 @@ pub struct Counts {
     pub committed: u64,
     /// Transactions aborted, or batches that failed.
     pub aborted: u64,
+    /// Producers not used again after a commit that was slow, or showed signs of a request sent twice.
+    pub replaced: u64,
     /// Times that partitions came or went.
     pub rebalances: u64,
 }
@@ -76,6 +78,8 @@ pub struct GroupStatus {
     pub is_joined: bool,
     /// When the poll thread last came round. An old value means that it is stuck.
     pub polled_at: Instant,
+    /// Memory of records in flight and of what they led to.
+    pub held_bytes: usize,
     /// How long the sender has been at its present work.
     pub sending_for: Option<Duration>,
     /// Why the last transaction failed, until one succeeds.
@@ -93,6 +97,7 @@ impl GroupStatus {
             group: group.to_owned(),
             is_joined: false,
             polled_at: Instant::now(),
+            held_bytes: 0,
             sending_for: None,
             trouble: None,
             partitions: Vec::new(),
@@ -138,12 +143,14 @@ pub fn partitions(assignment: &Assignment, tasks: &Tasks, consumer: &GroupConsum
 /// Writes the metrics of `now`; counters grow by what came since `before`.
 pub fn report(before: &GroupStatus, now: &GroupStatus) {
     let group = now.group.as_str();
-    let Counts { records, completed: _, stale, committed, aborted, rebalances: _ } = now.counts;
+    let Counts { records, completed: _, stale, committed, aborted, replaced, rebalances: _ } = now.counts;
     let past = before.counts;
     telemetry::count(names::RECORDS, &[group], records - past.records);
     telemetry::count(names::STALE_COMPLETIONS, &[group], stale - past.stale);
     telemetry::count(names::TRANSACTIONS, &[group, "committed"], committed - past.committed);
     telemetry::count(names::TRANSACTIONS, &[group, "aborted"], aborted - past.aborted);
+    telemetry::count(names::PRODUCERS_REPLACED, &[group], replaced - past.replaced);
+    telemetry::gauge(names::MEMORY_HELD, &[group], now.held_bytes as f64);
     for partition in &now.partitions {
         let number = partition.partition.number.to_string();
         let labels = [group, &*partition.partition.topic, number.as_str()];

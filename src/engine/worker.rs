@@ -28,7 +28,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
 use crate::engine::assignment::{Assignment, Released};
-use crate::engine::at_least_once::Progress;
+use crate::engine::at_least_once::{Progress, Unsent};
+use crate::engine::budget::Share;
 use crate::engine::sender::{Order, Outcome, Sender, SenderSettings};
 use crate::engine::settings::{Process, Processing, Stop, WorkerError, WorkerSettings};
 use crate::engine::status::{self, GroupStatus};
@@ -108,10 +109,11 @@ pub(super) struct Worker {
     pub(super) sender: Sender,
     pub(super) tasks: Tasks,
     pub(super) assignment: Assignment,
+    pub(super) share: Share,
     pub(super) epoch: Epoch,
     pub(super) handed: Option<Handed>,
-    /// At least once: what is done and not yet handed over.
-    pub(super) outbox: Vec<(Ticket, Vec<OutRecord>)>,
+    /// At least once: what is done and not yet acknowledged.
+    pub(super) unsent: Unsent,
     /// At least once: what is to be committed.
     pub(super) progress: Progress,
     pub(super) ready_since: Option<Instant>,
@@ -138,7 +140,7 @@ impl Worker {
         report_to: watch::Sender<GroupStatus>,
     ) -> Result<Self, WorkerError> {
         let group = settings.consumer.group.clone();
-        let sender = Sender::spawn(&group, settings.sender.clone())?;
+        let sender = Sender::spawn(&group, settings.sender.clone(), settings.beacon.clone())?;
         let consumer = GroupConsumer::join(&settings.consumer)?;
         let tasks = Tasks::new(settings.ordering, settings.running_max, runtime);
         Ok(Self {
@@ -148,9 +150,10 @@ impl Worker {
             sender,
             tasks,
             assignment: Assignment::default(),
+            share: settings.budget.join(),
             epoch: Epoch::default(),
             handed: None,
-            outbox: Vec::new(),
+            unsent: Unsent::default(),
             progress: Progress::default(),
             ready_since: None,
             was_short: true,
@@ -257,7 +260,7 @@ impl Worker {
                 Completion::Kept => self.status.counts.completed += 1,
                 Completion::Stale => self.status.counts.stale += 1,
             },
-            SenderSettings::Plain(_) => self.outbox.push((ticket, outputs)),
+            SenderSettings::Plain(_) => self.unsent.push(ticket, outputs),
         }
     }
 
@@ -267,7 +270,7 @@ impl Worker {
     fn ready(&self) -> usize {
         match self.settings.sender {
             SenderSettings::Transactions(..) => self.assignment.ready(),
-            SenderSettings::Plain(_) => self.outbox.len(),
+            SenderSettings::Plain(_) => self.unsent.len(),
         }
     }
 
@@ -279,7 +282,7 @@ impl Worker {
         }
         let ready = self.ready();
         ready >= self.settings.batch_records * BACKLOG_BATCHES
-            || (ready > 0 && self.assignment.bytes() >= self.settings.limits.group_bytes_max / 4)
+            || (ready > 0 && self.held_bytes() >= self.settings.limits.group_bytes_max / 4)
     }
 
     /// Since when the sender is at work, if for at least `limit`.
@@ -313,13 +316,7 @@ impl Worker {
                 Order::Transaction(Batch { records, offsets, membership })
             }
             SenderSettings::Plain(_) => {
-                let count = ready.min(batch_records * BACKLOG_BATCHES);
-                let mut records = Vec::with_capacity(count);
-                let mut tickets = Vec::with_capacity(count);
-                for (ticket, outputs) in self.outbox.drain(..count) {
-                    tickets.push(ticket);
-                    records.extend(outputs);
-                }
+                let (tickets, records) = self.unsent.hand_over(batch_records * BACKLOG_BATCHES);
                 self.handed = Some(Handed::Plain(tickets));
                 Order::Plain(records)
             }
@@ -345,10 +342,12 @@ impl Worker {
         };
         let Some(outcome) = self.sender.outcome(wait)? else { return Ok(()) };
         let handed = self.handed.take();
+        self.unsent.settle();
         match outcome {
             Outcome::Ready => Ok(()),
-            Outcome::Sent { took } => {
+            Outcome::Sent { took, replaced } => {
                 self.durations.record(took);
+                self.status.counts.replaced = replaced;
                 self.status.counts.committed += 1;
                 self.status.trouble = None;
                 self.aborts_in_row = 0;
@@ -376,7 +375,9 @@ impl Worker {
         if !keeps(Rule::Limits) {
             return Ok(());
         }
-        let is_held = self.stopping_until.is_some()
+        let is_over = self.share.hold(self.held_bytes());
+        let is_held = is_over
+            || self.stopping_until.is_some()
             || (self.has_backlog() && self.sender_waits_since(BACKLOG_WAIT).is_some());
         let pauses = self.assignment.pauses(&self.settings.limits, is_held);
         if !pauses.pause.is_empty() {
@@ -386,6 +387,11 @@ impl Worker {
             self.consumer.resume(&pauses.resume)?;
         }
         Ok(())
+    }
+
+    /// Memory of records in flight and of what they led to.
+    fn held_bytes(&self) -> usize {
+        self.assignment.bytes() + self.unsent.bytes()
     }
 
     /// Whether the stop was asked for and everything begun is done, or its time is over.
@@ -417,15 +423,18 @@ impl Worker {
             return Ok(());
         }
         self.report();
-        match self.sender_waits_since(self.settings.stuck_after).filter(|_| self.handed.is_some()) {
-            Some(waited) => Err(WorkerError::Stuck { group: self.settings.consumer.group.clone(), waited }),
-            None => Ok(()),
+        let Some((call, since)) = self.settings.beacon.current() else { return Ok(()) };
+        let waited = since.elapsed();
+        if waited < self.settings.stuck_after {
+            return Ok(());
         }
+        Err(WorkerError::Stuck { group: self.settings.consumer.group.clone(), call, waited })
     }
 
     fn report(&mut self) {
         self.reported_at = Instant::now();
         self.status.polled_at = self.reported_at;
+        self.status.held_bytes = self.held_bytes();
         self.status.sending_for = self.sender.busy_since().map(|since| since.elapsed());
         self.status.partitions = status::partitions(&self.assignment, &self.tasks, &self.consumer);
         let before = self.report_to.send_replace(self.status.clone());

@@ -25,6 +25,8 @@ use crate::record::InRecord;
 
 /// How long the questions to the broker may take that stop the poll thread.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// About so many bytes come with one poll; limits are looked at between two.
+const POLL_BYTES_MAX: usize = 4 << 20;
 /// A commit that is not answered for so long is taken for lost.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(15);
 
@@ -58,7 +60,17 @@ pub enum ConsumerError {
         /// Which partitions, as far as known.
         detail: String,
     },
-    /// The client is unusable: fenced by a member of the same instance id, or not authorised.
+    /// Another process has joined the group with the same instance id: one of the two must go.
+    #[error(
+        "another process uses the instance id `{instance}` in group `{group}`; give each its own --instance"
+    )]
+    Fenced {
+        /// Consumer group.
+        group: String,
+        /// `group.instance.id`.
+        instance: String,
+    },
+    /// The client is unusable, mostly because it is not authorised.
     #[error("the consumer of group `{group}` cannot go on")]
     Fatal {
         /// Consumer group.
@@ -102,10 +114,14 @@ pub struct GroupConsumer {
     fetched: FetchQueue,
     consumer: BaseConsumer<Notes>,
     group: String,
+    /// Static membership.
+    instance: Option<String>,
     start: Start,
     /// Names of the topics seen, so that records share them.
     topics: Vec<Arc<str>>,
     arena_bytes: usize,
+    /// Bytes of a record of the last batch, on average.
+    record_bytes: usize,
     epochs: Epochs,
 }
 
@@ -126,9 +142,11 @@ impl GroupConsumer {
             fetched,
             consumer,
             group: settings.group.clone(),
+            instance: settings.instance.clone(),
             start: settings.start,
             topics: settings.topics.iter().map(|topic| Arc::from(topic.as_str())).collect(),
             arena_bytes: 0,
+            record_bytes: 0,
             epochs: Epochs::default(),
         })
     }
@@ -143,7 +161,8 @@ impl GroupConsumer {
         wait: Duration,
         records: &mut Vec<InRecord>,
     ) -> Result<bool, ConsumerError> {
-        let Self { consumer, fetched, topics, arena_bytes, epochs, .. } = self;
+        let records_max = records_max.min(POLL_BYTES_MAX / self.record_bytes.max(1)).max(1);
+        let Self { consumer, fetched, topics, arena_bytes, epochs, record_bytes, .. } = self;
         let mut arena = Arena::with_capacity(*arena_bytes);
         let mut add = |arena: &mut Arena, message: &Fetched<'_>| {
             let topic = shared_name(topics, message.topic());
@@ -167,6 +186,9 @@ impl GroupConsumer {
             Some(code) => failed = Some(KafkaError::MessageConsumption(code)),
         });
         *arena_bytes = arena.size_bytes();
+        if !arena.is_empty() {
+            *record_bytes = arena.size_bytes() / arena.len();
+        }
         arena.finish(records);
         failed.map_or(Ok(()), |error| self.judge(error))?;
         Ok(is_short)
@@ -189,7 +211,8 @@ impl GroupConsumer {
             KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => {
                 Err(ConsumerError::OffsetOutOfRange { group, detail: self.out_of_range() })
             }
-            KafkaError::MessageConsumptionFatal(_) => Err(ConsumerError::Fatal { group, source: error }),
+            KafkaError::MessageConsumptionFatal(_)
+            | KafkaError::MessageConsumption(RDKafkaErrorCode::Fatal) => Err(self.fatal(error)),
             KafkaError::MessageConsumption(code) => {
                 // Connections come back, topics appear, rights are granted: librdkafka goes on trying.
                 tracing::warn!(group, code = ?code, error = %error, "consumer");
@@ -197,6 +220,17 @@ impl GroupConsumer {
             }
             KafkaError::PartitionEOF(_) => Ok(()),
             other => Err(ConsumerError::Fatal { group, source: other }),
+        }
+    }
+
+    fn fatal(&self, source: KafkaError) -> ConsumerError {
+        let group = self.group.clone();
+        let code = self.consumer.client().fatal_error().map(|(code, _)| code);
+        match (&self.instance, code.or(source.rdkafka_error_code())) {
+            (Some(instance), Some(RDKafkaErrorCode::FencedInstanceId)) => {
+                ConsumerError::Fenced { group, instance: instance.clone() }
+            }
+            _ => ConsumerError::Fatal { group, source },
         }
     }
 

@@ -4,6 +4,7 @@ pub mod settings;
 
 pub mod admin;
 mod arena;
+pub mod beacon;
 pub mod consumer;
 mod fetched;
 pub(crate) mod native;
@@ -13,5 +14,6 @@ mod outgoing;
 pub mod partitioner;
 pub mod producer;
 pub mod reader;
+mod suspicion;
 pub mod tail;
 pub mod txn;

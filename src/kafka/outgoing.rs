@@ -2,6 +2,7 @@
 //! partition for a whole batch, which makes fewer and larger requests.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 
 use crate::kafka::native::{self, TopicHandle};
 use crate::kafka::partitioner::partition_of;
+use crate::kafka::suspicion::{self, Counters};
 use crate::record::OutRecord;
 
 /// How long the question after a topic's partitions may take.
@@ -70,13 +72,29 @@ impl SendError {
     }
 }
 
-/// Notes the first record that failed.
+/// Notes the first record that failed, and signs of requests that may have been sent twice.
 #[derive(Default)]
-pub(crate) struct Reports(Mutex<Option<SendError>>);
+pub(crate) struct Reports {
+    failure: Mutex<Option<SendError>>,
+    signs: AtomicU64,
+    counters: Mutex<Option<Counters>>,
+}
 
 impl ClientContext for Reports {
     fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code().is_some_and(suspicion::is_sign) {
+            self.signs.fetch_add(1, Ordering::Relaxed);
+        }
         tracing::warn!(%error, reason, "producer");
+    }
+
+    fn stats_raw(&self, json: &[u8]) {
+        let now = Counters::read(json);
+        let before = self.counters.lock().unwrap_or_else(PoisonError::into_inner).replace(now);
+        // The first are those of the start, where connections to bootstrap addresses come and go.
+        if before.is_some_and(|before| now.rose_since(before)) {
+            self.signs.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -91,7 +109,7 @@ impl ProducerContext for Reports {
             bytes: message.payload_len(),
             code: error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown),
         };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failed);
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failed);
     }
 }
 
@@ -183,9 +201,20 @@ impl Outgoing {
         self.producer.poll(Duration::ZERO);
     }
 
+    /// How many signs of requests sent twice there were so far, as far as they are served.
+    pub(crate) fn signs(&self) -> u64 {
+        self.producer.context().signs.load(Ordering::Relaxed)
+    }
+
+    /// The counters of the last statistics.
+    #[cfg(test)]
+    pub(crate) fn counters(&self) -> Option<Counters> {
+        *self.producer.context().counters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The first record that failed since the last call.
     pub(crate) fn take_failure(&self) -> Option<SendError> {
-        self.producer.context().0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.producer.context().failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 

@@ -92,8 +92,27 @@ pub struct ConsumerSettings {
     pub session_timeout: Duration,
     /// After this long without a poll the client leaves the group by itself.
     pub poll_interval_max: Duration,
-    /// Bytes librdkafka may hold ready, over all partitions.
+    /// What is fetched ahead.
+    pub fetching: Fetching,
+}
+
+/// How much is fetched ahead. librdkafka looks at the first number before it asks, and the answer comes on top of it,
+/// decompressed: the other two bound that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fetching {
+    /// Bytes held ready, over all partitions; librdkafka's default is 64 MiB.
     pub prefetch_bytes: usize,
+    /// Bytes of one answer, as they come over the wire; the default is 50 MiB. A single record may be larger.
+    pub answer_bytes: usize,
+    /// Bytes of one partition in an answer.
+    pub partition_bytes: usize,
+}
+
+impl Default for Fetching {
+    /// 8 MiB, which gave a third of the memory and the best rate; 4 MiB; 256 KiB.
+    fn default() -> Self {
+        Self { prefetch_bytes: 8 << 20, answer_bytes: 4 << 20, partition_bytes: 256 << 10 }
+    }
 }
 
 impl ConsumerSettings {
@@ -107,14 +126,14 @@ impl ConsumerSettings {
             start: Start::Earliest,
             session_timeout: Duration::from_secs(45),
             poll_interval_max: Duration::from_secs(300),
-            prefetch_bytes: 8 << 20,
+            fetching: Fetching::default(),
         }
     }
 
     /// librdkafka's settings for this member.
     pub fn to_client_config(&self) -> ClientConfig {
         let heartbeat = (self.session_timeout / 10).max(Duration::from_millis(200));
-        let mut config = reading(&self.connection, self.prefetch_bytes);
+        let mut config = reading(&self.connection, self.fetching);
         config
             .set("group.id", &self.group)
             .set("partition.assignment.strategy", "cooperative-sticky")
@@ -130,13 +149,14 @@ impl ConsumerSettings {
 
 /// Settings of a client that reads without a group.
 pub fn plain_reader(connection: &Connection) -> ClientConfig {
-    let mut config = reading(connection, 8 << 20);
+    let mut config = reading(connection, Fetching::default());
     // librdkafka wants a group to assign partitions by hand; nothing is ever committed to it.
     config.set("group.id", "millrace.reader").set("enable.partition.eof", "true");
     config
 }
 
-fn reading(connection: &Connection, prefetch_bytes: usize) -> ClientConfig {
+fn reading(connection: &Connection, fetching: Fetching) -> ClientConfig {
+    let Fetching { prefetch_bytes, answer_bytes, partition_bytes } = fetching;
     let mut config = connection.client();
     config
         .set(
@@ -150,9 +170,10 @@ fn reading(connection: &Connection, prefetch_bytes: usize) -> ClientConfig {
         // Default 1000 ms: a full prefetch queue stops fetching for a second and the pipelines starve.
         .set("fetch.queue.backoff.ms", "20")
         .set("fetch.wait.max.ms", "100")
-        // 64 MiB by default; 8 MiB gave a third of the memory and the best rate.
         .set("queued.max.messages.kbytes", (prefetch_bytes / 1024).max(1024).to_string())
-        .set("fetch.message.max.bytes", "262144");
+        // librdkafka refuses less than a record may have.
+        .set("fetch.max.bytes", answer_bytes.max(1 << 20).to_string())
+        .set("fetch.message.max.bytes", partition_bytes.to_string());
     config
 }
 
@@ -172,6 +193,8 @@ pub struct ProducerSettings {
     pub dead_letter_bytes_max: usize,
     /// `none`, `lz4`, `zstd`, `gzip`, `snappy`.
     pub compression: String,
+    /// Bytes of records that are not acknowledged yet; whoever sends more waits. At least a dead letter's size.
+    pub queue_bytes: usize,
 }
 
 impl ProducerSettings {
@@ -184,6 +207,7 @@ impl ProducerSettings {
             message_bytes_max: 1_000_000,
             dead_letter_bytes_max: 2_000_000,
             compression: "none".to_owned(),
+            queue_bytes: 16 << 20,
         }
     }
 
@@ -202,7 +226,7 @@ impl ProducerSettings {
             // Where no partition is given: as Java clients choose it (default is another hash).
             .set("partitioner", "murmur2_random")
             // 1 GiB by default; small queues gave the best rate.
-            .set("queue.buffering.max.kbytes", "16384")
+            .set("queue.buffering.max.kbytes", (self.queue_bytes.max(4 << 20) / 1024).to_string())
             .set("queue.buffering.max.messages", "50000");
         config
     }
@@ -240,6 +264,8 @@ impl TransactionSettings {
             .set("message.timeout.ms", delivery.as_millis().to_string())
             // librdkafka refuses a longer one; two thirds leave room for a second try within the transaction.
             .set("socket.timeout.ms", (self.timeout * 2 / 3).as_millis().min(10_000).to_string())
+            // Tells of requests that may have been sent twice (`kafka/suspicion.rs`).
+            .set("statistics.interval.ms", "500")
             // The commit reports records that failed; a report for each that did not is wasted work.
             .set("delivery.report.only.error", "true");
         config
@@ -273,6 +299,30 @@ mod tests {
         let config = settings.to_client_config(1);
         assert_eq!(config.get("message.timeout.ms"), Some("5000"));
         assert_eq!(config.get("transactional.id"), Some("millrace.a.0.1"));
+    }
+
+    #[test]
+    fn a_member_is_set_up_for_delivery() {
+        let connection = Connection::plain("broker:9092", "test");
+        let mut settings = ConsumerSettings::new(connection, "group", vec!["topic".to_owned()]);
+        settings.instance = Some("a".to_owned());
+        let config = settings.to_client_config();
+        for (key, value) in [
+            ("partition.assignment.strategy", Some("cooperative-sticky")),
+            // The protocol of KIP-848 stalled with this librdkafka.
+            ("group.protocol", None),
+            ("group.instance.id", Some("a")),
+            ("isolation.level", Some("read_committed")),
+            ("enable.auto.commit", Some("false")),
+            ("enable.auto.offset.store", Some("false")),
+            ("auto.offset.reset", Some("error")),
+            ("allow.auto.create.topics", Some("false")),
+            ("queued.max.messages.kbytes", Some("8192")),
+            ("fetch.max.bytes", Some("4194304")),
+            ("fetch.message.max.bytes", Some("262144")),
+        ] {
+            assert_eq!(config.get(key), value, "{key}");
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ use rdkafka::producer::Producer;
 use rdkafka::util::Timeout;
 
 use crate::failpoint::{Place, Rule, dies, keeps};
+use crate::kafka::beacon::Beacon;
 use crate::kafka::native::{self, Membership, TransactionError};
 use crate::kafka::offsets::{self, Commit};
 use crate::kafka::outgoing::{Outgoing, SendError};
@@ -84,18 +85,27 @@ impl TxnError {
 pub struct Transactor {
     settings: TransactionSettings,
     /// `None` after a failure: made anew when its turn comes.
-    turns: Vec<Option<Outgoing>>,
+    turns: Vec<Option<Turn>>,
     next: usize,
+    beacon: Beacon,
+    replaced: u64,
+}
+
+/// A producer, between its transactions.
+struct Turn {
+    outgoing: Outgoing,
+    /// Signs of requests sent twice, when its last commit began. Statistics tell of some only later.
+    signs: u64,
 }
 
 impl Transactor {
-    /// Starts the producers, which ends what a former run left open. Blocks.
+    /// Starts the producers, which ends what a former run left open. Blocks; `beacon` tells in which call.
     ///
     /// # Errors
     /// When a coordinator cannot be reached ([`TxnError::is_final`] is false: try again) or refuses.
-    pub fn open(settings: TransactionSettings) -> Result<Self, TxnError> {
+    pub fn open(settings: TransactionSettings, beacon: Beacon) -> Result<Self, TxnError> {
         let turns: Vec<_> = (0..settings.turns.max(1)).map(|_| None).collect();
-        let mut transactor = Self { settings, turns, next: 0 };
+        let mut transactor = Self { settings, turns, next: 0, beacon, replaced: 0 };
         transactor.recover()?;
         Ok(transactor)
     }
@@ -108,7 +118,8 @@ impl Transactor {
     pub fn recover(&mut self) -> Result<(), TxnError> {
         for turn in 0..self.turns.len() {
             if self.turns[turn].is_none() {
-                self.turns[turn] = Some(start(&self.settings, turn)?);
+                let outgoing = start(&self.settings, turn, &self.beacon)?;
+                self.turns[turn] = Some(Turn { signs: outgoing.signs(), outgoing });
             }
         }
         Ok(())
@@ -121,19 +132,20 @@ impl Transactor {
     /// # Errors
     /// See [`TxnError::is_final`].
     pub fn run(&mut self, batch: &Batch) -> Result<(), TxnError> {
-        self.recover()?;
         let turn = self.next;
         self.next = (turn + 1) % self.turns.len();
-        let mut outgoing = self.turns[turn].take().expect("recover fills every turn");
+        self.retire_suspect(turn);
+        self.recover()?;
+        let mut own = self.turns[turn].take().expect("recover fills every turn");
         let begun = Instant::now();
         let id = self.id(turn);
-        match self.attempt(&id, &mut outgoing, batch) {
+        match self.attempt(&id, &mut own, batch) {
             Ok(commit_took) => {
-                if commit_took < self.settings.slow_commit() || !keeps(Rule::RecycleProducer) {
-                    self.turns[turn] = Some(outgoing);
-                } else {
-                    tracing::warn!(id, ?commit_took, "slow commit: the producer is replaced");
+                self.turns[turn] = Some(own);
+                if commit_took >= self.settings.slow_commit() {
+                    self.retire(turn, "slow commit");
                 }
+                self.retire_suspect(turn);
                 Ok(())
             }
             Err(error) => {
@@ -144,9 +156,31 @@ impl Transactor {
         }
     }
 
+    /// Does not use a producer again that showed a sign of a request sent twice since its last commit began.
+    fn retire_suspect(&mut self, turn: usize) {
+        let Some(own) = &self.turns[turn] else { return };
+        own.outgoing.serve();
+        if own.outgoing.signs() != own.signs {
+            self.retire(turn, "a connection broke, or a request was repeated");
+        }
+    }
+
+    fn retire(&mut self, turn: usize, reason: &'static str) {
+        if keeps(Rule::RecycleProducer) {
+            tracing::warn!(id = self.id(turn), reason, "the producer is replaced");
+            self.turns[turn] = None;
+            self.replaced += 1;
+        }
+    }
+
+    /// Producers that were replaced though their transactions were committed.
+    pub fn replaced(&self) -> u64 {
+        self.replaced
+    }
+
     /// Serves the producers while there is nothing to send.
     pub fn idle(&self) {
-        self.turns.iter().flatten().for_each(Outgoing::serve);
+        self.turns.iter().flatten().for_each(|turn| turn.outgoing.serve());
     }
 
     fn id(&self, turn: usize) -> String {
@@ -154,21 +188,24 @@ impl Transactor {
     }
 
     /// Returns how long the commit took.
-    fn attempt(&self, id: &str, outgoing: &mut Outgoing, batch: &Batch) -> Result<Duration, TxnError> {
+    fn attempt(&self, id: &str, own: &mut Turn, batch: &Batch) -> Result<Duration, TxnError> {
         let Batch { records, offsets, membership } = batch;
-        repeat(id, "begin", || outgoing.producer().begin_transaction())?;
+        let Turn { outgoing, signs } = own;
+        let calls = Calls { id, beacon: &self.beacon };
+        calls.repeat("begin", || outgoing.producer().begin_transaction())?;
         outgoing.send_all(records).map_err(TxnError::Send)?;
         die_at(Place::AfterSend, || outgoing.flush());
         // The records are on their way meanwhile.
         let list = offsets::commit_list(offsets).map_err(TxnError::Start)?;
-        repeat_native(id, "send offsets", || {
+        calls.repeat_native("send offsets", || {
             native::send_offsets(outgoing.producer(), &list, membership, CALL_TIMEOUT)
         })?;
         die_at(Place::AfterSendOffsets, || outgoing.flush());
         outgoing.flush().map_err(TxnError::Send)?;
         die_in_commit();
+        *signs = outgoing.signs();
         let begun = Instant::now();
-        commit(id, outgoing)?;
+        commit(&calls, outgoing)?;
         die_at(Place::AfterCommit, || Ok(()));
         Ok(begun.elapsed())
     }
@@ -193,21 +230,22 @@ fn die_in_commit() {
 }
 
 /// Other time limits than "never" leave librdkafka's idea of the transaction apart from the broker's.
-fn commit(id: &str, outgoing: &Outgoing) -> Result<(), TxnError> {
+fn commit(calls: &Calls<'_>, outgoing: &Outgoing) -> Result<(), TxnError> {
     if keeps(Rule::CommitOutcomeIsRead) {
-        return repeat(id, "commit", || outgoing.producer().commit_transaction(Timeout::Never));
+        return calls.repeat("commit", || outgoing.producer().commit_transaction(Timeout::Never));
     }
-    let call = |error| TxnError::Call { id: id.to_owned(), step: "commit", source: described(error) };
+    let call = |error| TxnError::Call { id: calls.id.to_owned(), step: "commit", source: described(error) };
     outgoing.producer().commit_transaction(CALL_PAUSE * 20).map_err(call)
 }
 
 /// A producer whose `init_transactions` succeeded.
-fn start(settings: &TransactionSettings, turn: usize) -> Result<Outgoing, TxnError> {
+fn start(settings: &TransactionSettings, turn: usize, beacon: &Beacon) -> Result<Outgoing, TxnError> {
     let id = format!("{}.{turn}", settings.id);
     let outgoing = Outgoing::new(&settings.to_client_config(turn), settings.producer.delivery_timeout)
         .map_err(TxnError::Start)?;
     let begun = Instant::now();
-    repeat(&id, "init", || outgoing.producer().init_transactions(CALL_TIMEOUT))
+    Calls { id: &id, beacon }
+        .repeat("init", || outgoing.producer().init_transactions(CALL_TIMEOUT))
         .map_err(|error| judge(error, begun.elapsed(), settings))?;
     Ok(outgoing)
 }
@@ -228,28 +266,39 @@ fn is_fenced(code: RDKafkaErrorCode) -> bool {
     matches!(code, Fenced | ProducerFenced | InvalidProducerEpoch)
 }
 
-fn repeat(
-    id: &str,
-    step: &'static str,
-    mut call: impl FnMut() -> Result<(), KafkaError>,
-) -> Result<(), TxnError> {
-    repeat_native(id, step, || call().map_err(described))
+/// Makes the transactional calls of one producer.
+struct Calls<'a> {
+    id: &'a str,
+    beacon: &'a Beacon,
 }
 
-fn repeat_native(
-    id: &str,
-    step: &'static str,
-    mut call: impl FnMut() -> Result<(), TransactionError>,
-) -> Result<(), TxnError> {
-    let mut attempt = 1;
-    loop {
-        match call() {
-            Ok(()) => return Ok(()),
-            Err(error) if error.is_retriable && attempt < CALL_ATTEMPTS => {
-                attempt += 1;
-                std::thread::sleep(CALL_PAUSE);
+impl Calls<'_> {
+    fn repeat(
+        &self,
+        step: &'static str,
+        mut call: impl FnMut() -> Result<(), KafkaError>,
+    ) -> Result<(), TxnError> {
+        self.repeat_native(step, || call().map_err(described))
+    }
+
+    fn repeat_native(
+        &self,
+        step: &'static str,
+        mut call: impl FnMut() -> Result<(), TransactionError>,
+    ) -> Result<(), TxnError> {
+        let mut attempt = 1;
+        loop {
+            self.beacon.enter(step);
+            let result = call();
+            self.beacon.leave();
+            match result {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_retriable && attempt < CALL_ATTEMPTS => {
+                    attempt += 1;
+                    std::thread::sleep(CALL_PAUSE);
+                }
+                Err(source) => return Err(TxnError::Call { id: self.id.to_owned(), step, source }),
             }
-            Err(source) => return Err(TxnError::Call { id: id.to_owned(), step, source }),
         }
     }
 }
@@ -318,3 +367,7 @@ impl PlainSender {
         self.outgoing.iter().for_each(Outgoing::serve);
     }
 }
+
+#[cfg(test)]
+#[path = "txn_tests.rs"]
+mod tests;

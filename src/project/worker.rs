@@ -109,7 +109,7 @@ pub async fn run(
     let mut consumer =
         ConsumerSettings::new(settings.connection.clone(), &*group, targets.keys().cloned().collect());
     consumer.session_timeout = settings.session_timeout;
-    consumer.prefetch_bytes = 16 << 20;
+    consumer.fetching.prefetch_bytes = 16 << 20;
     let publisher = publish::Publisher::start(&settings, pool.clone())?;
     let (events, inbox) = mpsc::channel(16);
     let reader = Reader::start(&consumer, settings.lane_bytes_max, events)?;

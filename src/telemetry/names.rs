@@ -58,6 +58,9 @@ metrics! {
     STALE_COMPLETIONS = Counter "millrace_stale_completions_total" ["group"] "work finished after its partition was given away; not sent";
     TRANSACTIONS = Counter "millrace_transactions_total" ["group", "outcome"] "Kafka transactions committed or aborted";
     TRANSACTION_DURATION = Histogram "millrace_transaction_duration_seconds" ["group"] "from begin to the end of commit";
+    MEMORY_BUDGET = Gauge "millrace_memory_budget_bytes" [] "memory that records at work of all groups of the process may take up";
+    MEMORY_HELD = Gauge "millrace_memory_held_bytes" ["group"] "memory of records read and not committed, and of what they led to";
+    PRODUCERS_REPLACED = Counter "millrace_producers_replaced_total" ["group"] "transactional producers not used again after a slow commit or a broken connection";
     CONSUMER_LAG = Gauge "millrace_consumer_lag" ["group", "topic", "partition"] "records between the committed offset and the end of the partition";
     CONSUMER_IN_FLIGHT = Gauge "millrace_consumer_in_flight" ["group", "topic", "partition"] "records read and not yet committed";
     CONSUMER_OLDEST_AGE = Gauge "millrace_consumer_oldest_in_flight_age_seconds" ["group", "topic", "partition"] "age of the oldest record not yet committed";

@@ -67,7 +67,7 @@ async fn what_was_done_behind_a_slow_record_is_not_done_again_after_a_kill() {
     let ids: Vec<String> = (0..4_000)
         .map(|number| if number == 3 { String::from("slow") } else { format!("id-{number}") })
         .collect();
-    tokio::task::block_in_place(|| calls.send(&ids, ""));
+    tokio::task::block_in_place(|| calls.send(&ids));
     let mut first = calls.worker("first", &["--session-timeout", "6s"]);
     destination.until_ids(ids.len(), LIMIT).await;
     let deadline = tokio::time::Instant::now() + LIMIT;

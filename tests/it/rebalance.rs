@@ -82,3 +82,32 @@ async fn limits_pause_and_resume() {
     instance.drain().await;
     assert_eq!(tokio::task::block_in_place(|| scenario.assert_exactly_once()), 6_000);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_does_not_outlive_its_assignment() {
+    let scenario = Scenario::new("paused", 4).await;
+    events::produce(&servers::kafka(), &scenario.input, &events::generate(400, 4_000, 500));
+    let slow = |ordinal| {
+        let mut settings = scenario.exactly_once(ordinal);
+        settings.is_cpu_only = false;
+        settings.running_max = 64;
+        settings.revoke_drain = Duration::from_millis(200);
+        settings.limits.partition_records_max = 50;
+        Instance::start(settings, scenario.copy_slowly(|_| Duration::from_millis(40)))
+    };
+    let mut first = slow(0);
+    let all_paused = first.running.status.wait_for(|status| {
+        status.partitions.len() == 4 && status.partitions.iter().all(|partition| partition.is_paused)
+    });
+    tokio::time::timeout(LIMIT, all_paused).await.expect("in time").expect("it runs");
+    // Two partitions go while they are paused, and come back.
+    let mut second = slow(1);
+    let has_some = second.running.status.wait_for(|status| !status.partitions.is_empty());
+    tokio::time::timeout(LIMIT, has_some).await.expect("in time").expect("it runs");
+    second.drain().await;
+    let has_all = first.running.status.wait_for(|status| status.partitions.len() == 4);
+    tokio::time::timeout(LIMIT, has_all).await.expect("in time").expect("it runs");
+    tokio::task::block_in_place(|| scenario.wait_until_caught_up(LIMIT));
+    first.drain().await;
+    assert_eq!(tokio::task::block_in_place(|| scenario.assert_exactly_once()), 4_000);
+}

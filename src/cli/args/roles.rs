@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::engine::budget::BUDGET_BYTES_MIN;
+
 /// Where metrics and health are served.
 #[derive(Clone, Debug, Args)]
 pub struct MetricsArgs {
@@ -30,9 +32,9 @@ pub struct IngestArgs {
 /// What the roles that join a consumer group understand.
 #[derive(Clone, Debug, Args)]
 pub struct GroupArgs {
-    /// How long a silent member keeps its partitions.
-    #[arg(long, env = "MILLRACE_SESSION_TIMEOUT", default_value = "45s", value_parser = duration, value_name = "DURATION")]
-    pub session_timeout: Duration,
+    /// How long a silent member keeps its partitions; by default 45s, with --static-membership 90s.
+    #[arg(long, env = "MILLRACE_SESSION_TIMEOUT", value_parser = duration, value_name = "DURATION")]
+    pub session_timeout: Option<Duration>,
 }
 
 /// `worker`.
@@ -45,6 +47,14 @@ pub struct WorkerArgs {
     /// Only these pipelines' groups.
     #[arg(long, value_name = "PIPELINE", value_delimiter = ',')]
     pub only: Vec<String>,
+    /// Keep the partitions of this instance over a restart: it does not leave its groups when it stops, and takes its
+    /// place again if it is back within the session timeout. Until then nobody else reads them, also when it is dead.
+    #[arg(long, env = "MILLRACE_STATIC_MEMBERSHIP")]
+    pub static_membership: bool,
+    /// Memory for records, from fetched to committed, over all groups of this process. Beside it the process needs about
+    /// 64MiB.
+    #[arg(long, env = "MILLRACE_MEMORY_BUDGET", default_value = "128MiB", value_parser = memory_budget, value_name = "SIZE")]
+    pub memory_budget: usize,
     #[command(flatten)]
     /// Group membership.
     pub group: GroupArgs,
@@ -94,6 +104,15 @@ pub struct UpArgs {
 
 fn duration(text: &str) -> Result<Duration, String> {
     crate::yaml::units::duration(text).ok_or_else(|| String::from(crate::yaml::units::DURATION_HELP))
+}
+
+fn memory_budget(text: &str) -> Result<usize, String> {
+    let bytes = crate::yaml::units::size(text).and_then(|bytes| usize::try_from(bytes).ok());
+    match bytes {
+        Some(bytes) if bytes >= BUDGET_BYTES_MIN => Ok(bytes),
+        Some(_) => Err(format!("at least {}MiB", BUDGET_BYTES_MIN >> 20)),
+        None => Err(String::from(crate::yaml::units::SIZE_HELP)),
+    }
 }
 
 /// The host's name, which container platforms keep for a stateful instance.

@@ -1,0 +1,202 @@
+//! Rules of transactions against librdkafka's own mock cluster.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rdkafka::mocking::{MockCluster, MockCoordinator};
+use rdkafka::producer::DefaultProducerContext;
+
+use super::*;
+use crate::kafka::consumer::{From, GroupConsumer, Intent};
+use crate::kafka::settings::{Connection, ConsumerSettings};
+use crate::kafka::suspicion::Counters;
+use crate::position::{NextOffset, Partition};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+type Cluster = MockCluster<'static, DefaultProducerContext>;
+
+fn cluster(brokers: i32) -> Cluster {
+    let cluster = MockCluster::new(brokers).expect("a mock cluster");
+    cluster.create_topic("in", 1, 1).expect("a topic");
+    cluster.create_topic("out", 1, 1).expect("a topic");
+    for topic in ["in", "out"] {
+        cluster.partition_leader(topic, 0, Some(1)).expect("a leader");
+    }
+    cluster.coordinator(MockCoordinator::Transaction(String::from("tx.0")), 1).expect("a coordinator");
+    cluster
+}
+
+fn connection(cluster: &Cluster) -> Connection {
+    Connection::plain(cluster.bootstrap_servers(), "test")
+}
+
+/// A member of group `g` that has its partition.
+fn member(cluster: &Cluster) -> GroupConsumer {
+    let settings = ConsumerSettings::new(connection(cluster), "g", vec![String::from("in")]);
+    let mut consumer = GroupConsumer::join(&settings).expect("joins");
+    assert!(consumer.membership().is_none(), "nobody is a member before the group says so");
+    let begun = Instant::now();
+    loop {
+        assert!(begun.elapsed() < LIMIT, "the group assigns");
+        consumer.poll(1, Duration::from_millis(50), &mut Vec::new()).expect("goes on");
+        for intent in consumer.take_intents() {
+            let Intent::Assign(partitions) = intent else { continue };
+            assert_eq!(partitions, [Partition::new("in", 0)]);
+            consumer.assign(&[(partitions[0].clone(), From::Oldest)]).expect("is taken");
+            return consumer;
+        }
+    }
+}
+
+fn transactor(cluster: &Cluster, beacon: Beacon) -> Transactor {
+    let mut settings = TransactionSettings::new(ProducerSettings::new(connection(cluster)), "tx");
+    settings.turns = 1;
+    Transactor::open(settings, beacon).expect("starts")
+}
+
+fn batch(consumer: &GroupConsumer, next: i64) -> Batch {
+    let record = OutRecord {
+        topic: Arc::from("out"),
+        partition: None,
+        timestamp_ms: None,
+        key: None,
+        value: Some(Bytes::from_static(b"value")),
+        headers: Vec::new(),
+    };
+    Batch {
+        records: vec![record],
+        offsets: vec![Commit::at(Partition::new("in", 0), NextOffset(next))],
+        membership: consumer.membership().expect("a member"),
+    }
+}
+
+#[test]
+fn a_producer_whose_connection_broke_is_not_used_again() {
+    let cluster = cluster(2);
+    cluster.coordinator(MockCoordinator::Group(String::from("g")), 2).expect("a coordinator");
+    let consumer = member(&cluster);
+    let mut transactor = transactor(&cluster, Beacon::default());
+    for next in 1..4 {
+        transactor.run(&batch(&consumer, next)).expect("commits");
+    }
+    assert_eq!(transactor.replaced(), 0, "nothing was wrong");
+    cluster.broker_down(1).expect("goes down");
+    std::thread::sleep(Duration::from_millis(300));
+    cluster.broker_up(1).expect("comes up");
+    let begun = Instant::now();
+    while transactor.turns[0].as_ref().is_none_or(|turn| turn.outgoing.signs() == turn.signs) {
+        assert!(begun.elapsed() < LIMIT, "librdkafka tells of the lost connection");
+        transactor.idle();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    transactor.run(&batch(&consumer, 4)).expect("commits");
+    assert_eq!(transactor.replaced(), 1);
+}
+
+#[test]
+fn statistics_alone_tell_of_a_lost_connection() {
+    let cluster = cluster(1);
+    let transactor = transactor(&cluster, Beacon::default());
+    let reports = || transactor.turns[0].as_ref().map(|turn| turn.outgoing.counters());
+    let until = |what: &str, is: &dyn Fn(Counters) -> bool| {
+        let begun = Instant::now();
+        loop {
+            transactor.idle();
+            if let Some(counters) = reports().flatten().filter(|counters| is(*counters)) {
+                return counters;
+            }
+            assert!(begun.elapsed() < LIMIT, "{what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let before = until("statistics come", &|_| true);
+    cluster.broker_down(1).expect("goes down");
+    until("a disconnect is counted", &|now| now.disconnects > before.disconnects);
+}
+
+#[test]
+fn the_beacon_tells_of_a_call_that_does_not_come_back() {
+    let cluster = cluster(2);
+    cluster.coordinator(MockCoordinator::Group(String::from("g")), 2).expect("a coordinator");
+    let consumer = member(&cluster);
+    let beacon = Beacon::default();
+    let mut transactor = transactor(&cluster, beacon.clone());
+    transactor.run(&batch(&consumer, 1)).expect("commits");
+    assert!(beacon.current().is_none(), "between two calls");
+    // Offsets are sent to the group's coordinator, which is gone.
+    cluster.broker_down(2).expect("goes down");
+    let batch = batch(&consumer, 2);
+    std::thread::spawn(move || transactor.run(&batch));
+    let begun = Instant::now();
+    loop {
+        if let Some(("send offsets", since)) = beacon.current()
+            && since.elapsed() > Duration::from_secs(2)
+        {
+            break;
+        }
+        assert!(begun.elapsed() < LIMIT, "{:?}", beacon.current());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    cluster.broker_up(2).expect("comes up, so that the thread can end");
+}
+
+#[test]
+fn a_slow_commit_replaces_its_producer() {
+    let cluster = cluster(1);
+    let consumer = member(&cluster);
+    let mut settings = TransactionSettings::new(ProducerSettings::new(connection(&cluster)), "tx");
+    settings.turns = 1;
+    settings.timeout = Duration::from_secs(3);
+    assert_eq!(settings.slow_commit(), Duration::from_secs(1), "half of the socket time-out");
+    let mut transactor = Transactor::open(settings, Beacon::default()).expect("starts");
+    transactor.run(&batch(&consumer, 1)).expect("commits");
+    assert_eq!(transactor.replaced(), 0);
+    cluster.broker_round_trip_time(1, Duration::from_millis(1_100)).expect("slows down");
+    transactor.run(&batch(&consumer, 2)).expect("commits");
+    assert_eq!(transactor.replaced(), 1);
+}
+
+#[test]
+fn a_flush_that_timed_out_is_no_failed_transaction() {
+    let error = described(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
+    assert!(error.is_retriable && !error.requires_abort && !error.is_fatal);
+    let calls = Calls { id: "tx", beacon: &Beacon::default() };
+    let mut attempts = 0;
+    calls
+        .repeat("commit", || {
+            attempts += 1;
+            if attempts < 3 { Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)) } else { Ok(()) }
+        })
+        .expect("the third attempt succeeds");
+    assert_eq!(attempts, 3);
+}
+
+#[test]
+fn a_full_queue_keeps_the_order() {
+    const RECORDS: usize = 60_000;
+    let cluster = cluster(1);
+    let record = |number: usize| OutRecord {
+        topic: Arc::from("in"),
+        partition: Some(0),
+        timestamp_ms: None,
+        key: None,
+        value: Some(Bytes::from(number.to_string())),
+        headers: Vec::new(),
+    };
+    let records: Vec<OutRecord> = (0..RECORDS).map(record).collect();
+    // More than the queue takes at once.
+    PlainSender::new(ProducerSettings::new(connection(&cluster)))
+        .send(&records)
+        .expect("all are acknowledged");
+    let mut consumer = member(&cluster);
+    let mut read = Vec::new();
+    let begun = Instant::now();
+    while read.len() < RECORDS {
+        assert!(begun.elapsed() < LIMIT, "{} read", read.len());
+        consumer.poll(1_000, Duration::from_millis(50), &mut read).expect("goes on");
+    }
+    let values = read.iter().map(|record| record.value.clone());
+    assert!(values.eq(records.into_iter().map(|record| record.value)), "in the order they were handed over");
+}
