@@ -1,9 +1,9 @@
-//! Rules of delivery that a test may switch off, and places where it may let the process die.
+//! Rules of delivery that a test may switch off, and places where it may let the process die or fall asleep.
 //!
 //! A test that passes proves little until it has been seen to fail. Each rule here stands at the one line of the
 //! program that keeps it; `scripts/chaos --mutations` switches it off and expects the case to find out. Only builds
-//! with debug assertions have the switch: in others [`keeps`] is `true` and [`dies`] is `false` at compile time, and
-//! the environment is not read.
+//! with debug assertions have the switch: in others [`keeps`] is `true`, [`dies`] is `false` and [`freeze`] does nothing
+//! at compile time, and the environment is not read.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,6 +12,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 pub const OFF: &str = "MILLRACE_RULES_OFF";
 /// Names the place to die at: `after_send`, or `after_send:5` for the fifth time.
 pub const DIE_AT: &str = "MILLRACE_DIE_AT";
+
+/// Names the place to fall asleep at, likewise.
+pub const FREEZE_AT: &str = "MILLRACE_FREEZE_AT";
 
 /// A rule that delivery rests on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -110,9 +113,11 @@ impl Rule {
     }
 }
 
-/// A place where a test may let the process die.
+/// A place where a test may let the process die or fall asleep.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Place {
+    /// A transaction is about to begin; what goes into it, and whose it is, is decided.
+    BeforeTransaction,
     /// All records are acknowledged, no offsets are sent.
     AfterSend,
     /// Offsets are sent, too.
@@ -125,11 +130,13 @@ pub enum Place {
 
 impl Place {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::AfterSend, Self::AfterSendOffsets, Self::InCommit, Self::AfterCommit];
+    pub const ALL: [Self; 5] =
+        [Self::BeforeTransaction, Self::AfterSend, Self::AfterSendOffsets, Self::InCommit, Self::AfterCommit];
 
     /// Its name in the environment.
     pub fn name(self) -> &'static str {
         match self {
+            Self::BeforeTransaction => "before_transaction",
             Self::AfterSend => "after_send",
             Self::AfterSendOffsets => "after_send_offsets",
             Self::InCommit => "in_commit",
@@ -141,30 +148,45 @@ impl Place {
 /// What the environment says.
 struct Switches {
     off: u64,
-    die_at: Option<(Place, AtomicU32)>,
+    die_at: Option<Countdown>,
+    freeze_at: Option<Countdown>,
 }
 
+/// A place, and how often it is still passed.
+struct Countdown(Place, AtomicU32);
+
 impl Switches {
-    fn read(off: Option<&str>, die_at: Option<&str>) -> Self {
-        let names: Vec<&str> = off.unwrap_or_default().split(',').collect();
-        let off = Rule::ALL.iter().filter(|rule| names.contains(&rule.name()));
-        Self { off: off.fold(0, |bits, rule| bits | rule.bit()), die_at: die_at.and_then(place) }
+    fn read(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let off = variable(OFF).unwrap_or_default();
+        let names: Vec<&str> = off.split(',').collect();
+        let rules = Rule::ALL.iter().filter(|rule| names.contains(&rule.name()));
+        let place = |name| Countdown::parse(&variable(name)?);
+        Self {
+            off: rules.fold(0, |bits, rule| bits | rule.bit()),
+            die_at: place(DIE_AT),
+            freeze_at: place(FREEZE_AT),
+        }
     }
 }
 
-/// `after_send:5`; nothing when it is something else.
-fn place(text: &str) -> Option<(Place, AtomicU32)> {
-    let (name, times) = text.split_once(':').unwrap_or((text, "1"));
-    let place = Place::ALL.into_iter().find(|place| place.name() == name)?;
-    let times = times.parse().ok().filter(|times| *times > 0)?;
-    Some((place, AtomicU32::new(times)))
+impl Countdown {
+    /// `after_send:5`; nothing when it is something else.
+    fn parse(text: &str) -> Option<Self> {
+        let (name, times) = text.split_once(':').unwrap_or((text, "1"));
+        let place = Place::ALL.into_iter().find(|place| place.name() == name)?;
+        let times = times.parse().ok().filter(|times| *times > 0)?;
+        Some(Self(place, AtomicU32::new(times)))
+    }
+
+    /// Whether `place` is passed for the last time.
+    fn ends_at(&self, place: Place) -> bool {
+        self.0 == place && self.1.fetch_sub(1, Ordering::Relaxed) == 1
+    }
 }
 
 fn switches() -> &'static Switches {
     static SWITCHES: OnceLock<Switches> = OnceLock::new();
-    SWITCHES.get_or_init(|| {
-        Switches::read(std::env::var(OFF).ok().as_deref(), std::env::var(DIE_AT).ok().as_deref())
-    })
+    SWITCHES.get_or_init(|| Switches::read(|name| std::env::var(name).ok()))
 }
 
 /// Whether `rule` is kept; always, unless a test switched it off.
@@ -176,34 +198,55 @@ pub fn keeps(rule: Rule) -> bool {
 /// Whether a test wants the process to die at `place`, now. The caller sees to it.
 #[inline]
 pub fn dies(place: Place) -> bool {
-    if !cfg!(debug_assertions) {
-        return false;
+    cfg!(debug_assertions) && switches().die_at.as_ref().is_some_and(|left| left.ends_at(place))
+}
+
+/// Stops the process here, if a test wants it so, until it is sent SIGCONT.
+#[inline]
+pub fn freeze(place: Place) {
+    if cfg!(debug_assertions) && switches().freeze_at.as_ref().is_some_and(|left| left.ends_at(place)) {
+        let pid = std::process::id().to_string();
+        // The test sees whether the process has stopped.
+        let _ = std::process::Command::new("kill").args(["-STOP", &pid]).status();
     }
-    let Some((wanted, left)) = &switches().die_at else { return false };
-    *wanted == place && left.fetch_sub(1, Ordering::Relaxed) == 1
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn read<const N: usize>(set: [(&str, &str); N]) -> Switches {
+        Switches::read(|name| {
+            set.iter().find(|(variable, _)| *variable == name).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
     #[test]
     fn reads_places() {
-        let read = |text| place(text).map(|(place, left)| (place, left.into_inner()));
-        assert_eq!(read("after_send"), Some((Place::AfterSend, 1)));
-        assert_eq!(read("in_commit:7"), Some((Place::InCommit, 7)));
+        let parse = |text| Countdown::parse(text).map(|Countdown(place, left)| (place, left.into_inner()));
+        assert_eq!(parse("after_send"), Some((Place::AfterSend, 1)));
+        assert_eq!(parse("in_commit:7"), Some((Place::InCommit, 7)));
         for wrong in ["", "after", "after_send:0", "after_send:x"] {
-            assert_eq!(read(wrong), None, "{wrong}");
+            assert_eq!(parse(wrong), None, "{wrong}");
         }
     }
 
     #[test]
+    fn counts_down_to_its_place_and_no_further() {
+        let switches = read([(DIE_AT, "in_commit:2"), (FREEZE_AT, "before_transaction")]);
+        let die_at = switches.die_at.expect("named");
+        let passed = [Place::InCommit, Place::AfterSend, Place::InCommit, Place::InCommit];
+        assert_eq!(passed.map(|place| die_at.ends_at(place)), [false, false, true, false]);
+        assert!(switches.freeze_at.expect("named").ends_at(Place::BeforeTransaction));
+    }
+
+    #[test]
     fn switches_off_what_is_named_and_nothing_else() {
-        let switches = Switches::read(Some("epoch_cas,dead_letters,unknown"), None);
+        let switches = read([(OFF, "epoch_cas,dead_letters,unknown")]);
         let off: Vec<&str> =
             Rule::ALL.into_iter().filter(|rule| switches.off & rule.bit() != 0).map(Rule::name).collect();
         assert_eq!(off, ["dead_letters", "epoch_cas"]);
-        assert_eq!(Switches::read(None, None).off, 0);
+        assert_eq!(read([]).off, 0);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::Producer;
 use rdkafka::util::Timeout;
 
-use crate::failpoint::{Place, Rule, dies, keeps};
+use crate::failpoint::{self, Place, Rule, dies, keeps};
 use crate::kafka::beacon::Beacon;
 use crate::kafka::native::{self, Membership, TransactionError};
 use crate::kafka::offsets::{self, Commit};
@@ -190,6 +190,7 @@ impl Transactor {
     /// Returns how long the commit took.
     fn attempt(&self, id: &str, own: &mut Turn, batch: &Batch) -> Result<Duration, TxnError> {
         let Batch { records, offsets, membership } = batch;
+        failpoint::freeze(Place::BeforeTransaction);
         let Turn { outgoing, signs } = own;
         let calls = Calls { id, beacon: &self.beacon };
         calls.repeat("begin", || outgoing.producer().begin_transaction())?;

@@ -47,6 +47,9 @@ pub struct Args {
     /// Folder of logs and journals. By default a temporary one, which stays when something did not hold.
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+    /// Another build of `millrace` than the one made with the harness.
+    #[arg(long, value_name = "FILE")]
+    pub program: Option<PathBuf>,
     /// The servers' folders are made in this one.
     #[arg(long, env = "MILLRACE_CHAOS_SERVERS", value_name = "DIR", hide = true)]
     pub servers: Option<PathBuf>,

@@ -118,6 +118,7 @@ impl Fleet {
     pub fn heal(&mut self) {
         self.thaw();
         for member in &mut self.members {
+            member.wake();
             if member.running.is_none() {
                 member.start();
             }
@@ -169,8 +170,22 @@ impl Member {
 
     /// SIGSTOP.
     pub fn freeze(&mut self) {
-        self.is_frozen = true;
+        // Who sleeps already is not woken by the next thaw.
+        self.is_frozen |= !self.is_asleep();
         self.signal(libc::SIGSTOP);
+    }
+
+    /// Whether it has stopped by itself, or was stopped.
+    pub fn is_asleep(&self) -> bool {
+        let Some(running) = &self.running else { return false };
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", running.id())).unwrap_or_default();
+        // The name, which may hold anything, is in brackets; the state follows.
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    }
+
+    /// SIGCONT for one that stopped by itself.
+    pub fn wake(&mut self) {
+        self.signal(libc::SIGCONT);
     }
 
     /// SIGCONT.

@@ -18,6 +18,7 @@ use crate::invariants::{Doubles, Owners, Violation};
 use crate::observe::{Follower, OffsetWatch};
 use crate::project::{self, Names, Shape, Workload};
 use crate::proxy::plain::PlainProxy;
+use crate::proxy::wire;
 use crate::support::dice::Dice;
 use crate::support::millrace::{Addresses, Millrace};
 use crate::support::readback;
@@ -26,6 +27,8 @@ use crate::support::readback;
 const HEAL_PATIENCE: Duration = Duration::from_secs(180);
 /// Results that a worker of at-least-once may have written without having committed: what it had in flight.
 pub const IN_FLIGHT_MAX: usize = 2_000;
+/// How long a strike waits for somebody to write.
+const WRITE_PATIENCE: Duration = Duration::from_secs(5);
 /// Resident memory that a role of a debug build may take.
 const RSS_MIB_MAX: u64 = 512;
 
@@ -36,6 +39,8 @@ pub struct Demand {
     pub seed: u64,
     /// Events of each workload.
     pub events: u64,
+    /// The build of `millrace`, where it is not the usual one.
+    pub program: Option<PathBuf>,
     /// Variables of the roles' environment: rules switched off.
     pub environment: Vec<(String, String)>,
 }
@@ -98,6 +103,7 @@ pub struct Ground<'c> {
     pub notes: Vec<String>,
     database: Option<Database>,
     strikes: Vec<Instant>,
+    busy: Option<String>,
     owners_at: Instant,
     folder: PathBuf,
 }
@@ -162,6 +168,9 @@ impl<'c> Ground<'c> {
             postgres: database.as_ref().map(url),
         };
         let mut millrace = Millrace::new(folder, &names.word, &addresses);
+        if let Some(program) = &demand.program {
+            millrace.program.clone_from(program);
+        }
         let applied = millrace.run(&["apply", "--yes"]);
         anyhow::ensure!(applied.status.success(), "apply: {}", String::from_utf8_lossy(&applied.stderr));
         millrace.environment.clone_from(&demand.environment);
@@ -196,6 +205,7 @@ impl<'c> Ground<'c> {
             notes: Vec::new(),
             database,
             strikes: Vec::new(),
+            busy: None,
             owners_at: Instant::now(),
             folder: folder.to_owned(),
             cluster,
@@ -295,18 +305,51 @@ impl<'c> Ground<'c> {
         self.generator.send(count)?;
         self.generator.settle()?;
         self.wait(until.saturating_duration_since(Instant::now()));
+        let before = self.writes();
         self.fleet.thaw();
-        // A small backlog is worked off sooner.
-        let latest = if self.workload.has_calls() { 600 } else { (40 + count / 10).min(600) };
-        let pause = self.between_ms(3, latest);
-        std::thread::sleep(pause);
+        self.busy = None;
+        if self.dice.roll(2) == 0 {
+            self.pause_until_somebody_writes(&before);
+        } else {
+            // A small backlog is worked off sooner.
+            let latest = if self.workload.has_calls() { 600 } else { (40 + count / 10).min(600) };
+            let pause = self.between_ms(3, latest);
+            std::thread::sleep(pause);
+        }
         self.strikes.push(Instant::now());
         Ok(())
     }
 
-    /// A worker, by chance.
+    /// How often each client has begun to write to Kafka.
+    fn writes(&self) -> BTreeMap<String, u32> {
+        let mut writes = BTreeMap::new();
+        for (client, times) in self.cluster.proxies.iter().flat_map(|proxy| proxy.seen(wire::PRODUCE)) {
+            *writes.entry(client).or_default() += times;
+        }
+        writes
+    }
+
+    /// Until just after a worker has sent the first records of what it has done: chance alone meets few transactions.
+    fn pause_until_somebody_writes(&mut self, before: &BTreeMap<String, u32>) {
+        let until = Instant::now() + WRITE_PATIENCE;
+        while Instant::now() < until && self.busy.is_none() {
+            let writes = self.writes();
+            let begun = |(name, times): &(&String, &u32)| {
+                name.starts_with("worker") && before.get(*name).copied().unwrap_or(0) < **times
+            };
+            self.busy = writes.iter().find(begun).map(|(name, _)| name.clone());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let pause = self.between_ms(0, 12);
+        std::thread::sleep(pause);
+    }
+
+    /// The worker that is known to be busy, else one by chance.
     pub fn some_worker(&mut self) -> String {
         let names = self.fleet.names("worker");
+        if let Some(busy) = self.busy.take().filter(|busy| names.contains(busy)) {
+            return busy;
+        }
         let at = self.dice.roll(names.len() as u64);
         names[usize::try_from(at).expect("small")].clone()
     }

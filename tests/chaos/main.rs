@@ -17,7 +17,7 @@ mod proxy;
 mod report;
 mod support;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -71,13 +71,22 @@ fn run(args: &Args) -> anyhow::Result<bool> {
     std::fs::create_dir_all(folder)?;
     let servers = args.servers.as_deref().unwrap_or(temporary.path());
     open_to_others(servers)?;
-    let mut stage = Stage { folder, servers, runtime: Runtime::new()?, small: None, large: None };
+    let mut stage = Stage {
+        folder,
+        servers,
+        program: args.program.clone(),
+        runtime: Runtime::new()?,
+        small: None,
+        large: None,
+    };
     let events = if args.short { SHORT_EVENTS } else { args.events };
     eprintln!("seed {seed}, {events} events; logs in {}", folder.display());
     let mut runs = Vec::new();
     for seed in seed..seed + args.runs {
         for case in &cases {
-            runs.extend(stage.perform(case, args.mutations, seed, events));
+            let workloads = if args.short { case.short } else { case.workloads };
+            let plays = if args.mutations { mutated(case) } else { whole(workloads) };
+            runs.extend(stage.perform(case, plays, seed, events));
         }
     }
     drop(stage);
@@ -104,7 +113,7 @@ fn open_to_others(folder: &Path) -> anyhow::Result<()> {
 
 fn chosen(args: &Args) -> anyhow::Result<Vec<&'static Case>> {
     if args.cases.is_empty() {
-        return Ok(cases::ALL.iter().filter(|case| !args.short || case.is_short).collect());
+        return Ok(cases::ALL.iter().filter(|case| !args.short || !case.short.is_empty()).collect());
     }
     let mut chosen: Vec<&Case> = Vec::new();
     for word in &args.cases {
@@ -119,18 +128,32 @@ fn chosen(args: &Args) -> anyhow::Result<Vec<&'static Case>> {
     Ok(chosen)
 }
 
+/// A workload, and the rules switched off.
+type Play = (Workload, Vec<&'static str>);
+
+fn whole(workloads: &[Workload]) -> Vec<Play> {
+    workloads.iter().map(|workload| (*workload, Vec::new())).collect()
+}
+
+/// One run for each mutation, on the workload that shows it.
+fn mutated(case: &Case) -> Vec<Play> {
+    let off = |mutation: &cases::Mutation| mutation.off.iter().map(|rule| rule.name()).collect();
+    case.mutations.iter().map(|mutation| (mutation.on, off(mutation))).collect()
+}
+
 /// The servers, started when a case first needs them.
 struct Stage<'f> {
     folder: &'f Path,
     servers: &'f Path,
+    program: Option<PathBuf>,
     runtime: Runtime,
     small: Option<Cluster>,
     large: Option<Cluster>,
 }
 
 impl Stage<'_> {
-    /// A case on all its workloads; with `mutations` once for each of its mutations, on the first that shows it.
-    fn perform(&mut self, case: &'static Case, mutations: bool, seed: u64, events: u64) -> Vec<Run> {
+    /// A case, as often as `plays` says.
+    fn perform(&mut self, case: &'static Case, plays: Vec<Play>, seed: u64, events: u64) -> Vec<Run> {
         let run = |workload: Workload, off: Vec<&'static str>, verdict: Verdict| Run {
             case: case.number,
             name: case.name,
@@ -143,15 +166,6 @@ impl Stage<'_> {
             let skipped = run(case.workloads[0], Vec::new(), Verdict::Skipped(why));
             skipped.tell();
             return vec![skipped];
-        }
-        let mut plays: Vec<(Workload, Vec<&'static str>)> = Vec::new();
-        if mutations {
-            for mutation in case.mutations {
-                let off = mutation.off.iter().map(|rule| rule.name()).collect();
-                plays.push((mutation.on, off));
-            }
-        } else {
-            plays.extend(case.workloads.iter().map(|workload| (*workload, Vec::new())));
         }
         let mut runs = Vec::new();
         for (workload, off) in plays {
@@ -188,7 +202,7 @@ impl Stage<'_> {
         if !off.is_empty() {
             environment.push((failpoint::OFF.to_owned(), off.join(",")));
         }
-        let demand = Demand { seed, events, environment };
+        let demand = Demand { seed, events, program: self.program.clone(), environment };
         let without = if off.is_empty() { String::new() } else { format!("-without-{}", off.join("-")) };
         let folder = self.folder.join(format!("{:02}-{workload}-{seed}{without}", case.number));
         ground::play(case, workload, (cluster, &self.runtime), &demand, &folder)

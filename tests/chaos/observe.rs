@@ -103,7 +103,8 @@ impl Follower {
         let mut list = TopicPartitionList::new();
         for topic in topics {
             for partition in partitions(&consumer, topic)? {
-                list.add_partition_offset(topic, partition, Offset::Beginning)?;
+                // The topics are new: there is no need to ask where they begin.
+                list.add_partition_offset(topic, partition, Offset::Offset(0))?;
             }
         }
         consumer.assign(&list)?;

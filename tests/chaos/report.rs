@@ -68,6 +68,7 @@ impl Run {
         eprintln!("{}: {} (seed {})", self.title(), self.word(), self.seed);
         match &self.verdict {
             Verdict::Played(played) => {
+                eprintln!("    {}", self.row()[3..].join(", "));
                 for violation in &played.violations {
                     eprintln!("    {} {}", violation.invariant, violation.text);
                 }
@@ -82,8 +83,7 @@ impl Run {
         let rest = match &self.verdict {
             Verdict::Played(played) => {
                 let Played { violations, figures, took, recovery_max, heal, notes } = played;
-                let broken: Vec<&str> = violations.iter().map(|violation| violation.invariant).collect();
-                let mut broken: Vec<&str> = broken.clone();
+                let mut broken: Vec<&str> = violations.iter().map(|violation| violation.invariant).collect();
                 broken.dedup();
                 let mut remarks = vec![broken.join(" ")];
                 remarks.extend(notes.clone());

@@ -19,6 +19,8 @@ pub struct Addresses {
 /// How the binary is called in one scenario: project folder, servers, namespace.
 #[derive(Clone, Debug)]
 pub struct Millrace {
+    /// The program: the one that was built with the tests.
+    pub program: PathBuf,
     /// Project folder; logs of child processes are written beside its files.
     pub project: PathBuf,
     /// Arguments that every call gets.
@@ -46,6 +48,7 @@ impl Millrace {
         arguments.extend(registry.iter().map(|url| ("--registry", url.clone())));
         arguments.extend(postgres.iter().map(|url| ("--postgres", url.clone())));
         Self {
+            program: PathBuf::from(env!("CARGO_BIN_EXE_millrace")),
             project: project.to_owned(),
             arguments: arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect(),
             environment: Vec::new(),
@@ -53,7 +56,7 @@ impl Millrace {
     }
 
     fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_millrace"));
+        let mut command = Command::new(&self.program);
         command.args(words).args(&self.arguments).stdin(Stdio::null());
         for (name, value) in &self.environment {
             command.env(name, value);

@@ -46,7 +46,6 @@ pub const OUTAGE: Case = Case {
     name: "destination-down",
     what: "the destination answers 503 to everything for a while, then 429 with Retry-After, then it is well",
     workloads: &[Workload::Http],
-    is_short: true,
     shape: |shape| {
         shape.target = format!(
             "  limits: {{rate: {RATE}/s, concurrency: 256, timeout: 30s}}\n  breaker: {{failures: 5, cooldown: 1s}}\n"

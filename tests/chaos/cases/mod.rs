@@ -27,8 +27,8 @@ pub struct Case {
     pub workers: usize,
     /// Session time-out of the roles; a transaction may take three quarters of it, one request half of it.
     pub session: &'static str,
-    /// Whether CI plays it.
-    pub is_short: bool,
+    /// Workloads that the short set, which CI plays, has it on.
+    pub short: &'static [Workload],
     /// What it wants otherwise of its project.
     pub shape: fn(&mut Shape),
     /// Why it cannot be played on this machine.
@@ -56,7 +56,7 @@ const CASE: Case = Case {
     nodes: 1,
     workers: 2,
     session: "6s",
-    is_short: false,
+    short: &[],
     shape: |_| {},
     obstacle: || None,
     play: |_| Ok(()),
@@ -90,4 +90,5 @@ pub const ALL: &[Case] = &[
     workers::ROLLING_RESTART,
     topics::ABORTED_INPUT,
     topics::DELETED,
+    topics::REBUILD,
 ];

@@ -48,7 +48,7 @@ pub const LATE_END_TXN: Case = Case {
     number: 12,
     name: "late-end-txn",
     what: "the end of a transaction is held, its sender gives up and asks again, and the held one comes into a later transaction",
-    is_short: true,
+    short: &[Workload::Copy],
     workers: 1,
     // The sender gives up after 10 s, and its transaction has 5 s left to be ended on another connection.
     session: "20s",
@@ -64,6 +64,9 @@ pub const LATE_END_TXN: Case = Case {
                 trick: Trick::HoldUntilLaterTransaction,
             };
             play(ground, &plan);
+            // Room between a transaction's records and its offsets, for the late request to fall into.
+            let trick = Trick::Delay(Duration::from_millis(100));
+            play(ground, &Plan { api_key: wire::ADD_OFFSETS, times: 10_000, trick, ..plan });
             ground.backlog(rounds)?;
             let is_held = keep_busy(ground, LATE_MAX, |ground| played(ground) == before)?;
             anyhow::ensure!(is_held, "no transaction ended");
@@ -83,7 +86,6 @@ pub const LOST_ANSWERS: Case = Case {
     number: 13,
     name: "lost-answers",
     what: "requests that commit arrive and their answers are lost; others arrive twice",
-    is_short: true,
     play: |ground| {
         let rounds = ground.rounds(8);
         for round in 0..rounds {

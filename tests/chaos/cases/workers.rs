@@ -1,8 +1,8 @@
 //! Workers that die, sleep, come and go.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use millrace::failpoint::{DIE_AT, Place, Rule};
+use millrace::failpoint::{DIE_AT, FREEZE_AT, Place, Rule};
 
 use super::{CASE, Case, Mutation};
 use crate::ground::{Ground, IN_FLIGHT_MAX};
@@ -18,7 +18,7 @@ pub const BASELINE: Case = Case {
     name: "baseline",
     what: "no fault: backlogs come and are worked off",
     workloads: &[Workload::Copy, Workload::Http, Workload::Kpi, Workload::Keys],
-    is_short: true,
+    short: &[Workload::Http, Workload::Keys],
     play: |ground| {
         for _ in 0..2 {
             ground.backlog(2)?;
@@ -38,7 +38,7 @@ pub const KILL: Case = Case {
     number: 2,
     name: "kill-worker",
     what: "kill -9 of a worker in the middle of its work, again and again",
-    is_short: true,
+    short: &[Workload::Copy],
     play: |ground| kill_workers(ground, 20),
     mutations: &[Mutation { off: &[Rule::OffsetsInTransaction], on: Workload::Copy }],
     ..CASE
@@ -61,10 +61,11 @@ pub const KILL_AT_PLACES: Case = Case {
     number: 3,
     name: "kill-at-places",
     what: "a worker dies after it has sent, after it has sent offsets, while it commits, after it has committed",
-    is_short: true,
+    short: &[Workload::Copy],
     play: |ground| {
-        let rounds = Place::ALL.len() as u64;
-        for place in Place::ALL {
+        let places = [Place::AfterSend, Place::AfterSendOffsets, Place::InCommit, Place::AfterCommit];
+        let rounds = places.len() as u64;
+        for place in places {
             let name = ground.some_worker();
             let nth = 1 + ground.dice.roll(4);
             let worker = ground.fleet.get(&name);
@@ -89,7 +90,7 @@ pub const KILL_AT_PLACES: Case = Case {
             worker.set(DIE_AT, None);
             worker.start();
         }
-        ground.terms.exits_max += Place::ALL.len();
+        ground.terms.exits_max += places.len();
         Ok(())
     },
     mutations: &[Mutation { off: &[Rule::OffsetsInTransaction], on: Workload::Copy }],
@@ -116,13 +117,14 @@ pub const KILL_AT_LEAST_ONCE: Case = Case {
 pub const ZOMBIE: Case = Case {
     number: 5,
     name: "zombie",
-    what: "SIGSTOP of a worker (and of a projector) for two sessions, then SIGCONT",
+    what: "a worker falls asleep for two sessions, at any moment and just before a transaction; a projector, too",
     workloads: &[Workload::Copy, Workload::Kpi],
-    is_short: true,
+    short: &[Workload::Copy],
     play: |ground| {
         let rounds = ground.rounds(5);
+        sleep_before_transaction(ground, rounds + 1)?;
         for _ in 0..rounds {
-            ground.backlog(rounds)?;
+            ground.backlog(rounds + 1)?;
             let worker = ground.some_worker();
             ground.fleet.get(&worker).freeze();
             if ground.workload.has_kpi() {
@@ -137,23 +139,46 @@ pub const ZOMBIE: Case = Case {
         Ok(())
     },
     mutations: &[
-        Mutation { off: &[Rule::MembershipInTransaction], on: Workload::Keys },
+        Mutation { off: &[Rule::MembershipInTransaction], on: Workload::Copy },
         Mutation { off: &[Rule::PositionCas, Rule::EpochCas], on: Workload::Kpi },
     ],
     ..CASE
 };
 
+/// The worst moment: what will be written, and in whose name, is decided; when it wakes, others have done the work.
+fn sleep_before_transaction(ground: &mut Ground<'_>, rounds: u64) -> anyhow::Result<()> {
+    let name = "worker-0";
+    let worker = ground.fleet.get(name);
+    worker.terminate();
+    worker.set(FREEZE_AT, Some(&format!("{}:2", Place::BeforeTransaction.name())));
+    worker.start();
+    ground.wait(Duration::from_secs(2));
+    let begun = Instant::now();
+    while !ground.fleet.get(name).is_asleep() {
+        ground.demand(begun.elapsed() < PATIENCE, || format!("{name} began no transaction"))?;
+        ground.backlog(rounds * 2)?;
+        ground.wait(Duration::from_secs(1));
+    }
+    let pause = ground.between_ms(TWO_SESSIONS_MS.0, TWO_SESSIONS_MS.1);
+    ground.wait(pause);
+    let worker = ground.fleet.get(name);
+    worker.set(FREEZE_AT, None);
+    worker.wake();
+    ground.wait(Duration::from_secs(3));
+    Ok(())
+}
+
 pub const SAME_IDENTITY: Case = Case {
     number: 6,
     name: "same-identity",
     what: "a second worker with the same transactional ids: one of the two must go, and only one",
-    is_short: true,
+    short: &[Workload::Copy],
     play: |ground| {
         ground.terms.exits_max = 1;
         ground.backlog(4)?;
         let millrace = ground.millrace.clone();
         ground.fleet.add("worker-twin", &millrace, &["worker", "--instance", "worker-0"])?;
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         while ground.fleet.exits.is_empty() && begun.elapsed() < PATIENCE {
             ground.generator.send(50)?;
             ground.wait(Duration::from_millis(200));
@@ -181,7 +206,6 @@ pub const STORM: Case = Case {
     name: "rebalance-storm",
     what: "a third worker comes and goes every 0.5 to 3 s, by SIGTERM and by kill -9",
     workloads: &[Workload::Keys],
-    is_short: true,
     play: |ground| {
         let rounds = ground.rounds(8);
         let mut number = 0;

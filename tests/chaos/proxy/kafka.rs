@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 use super::pump::{Line, locked};
 use super::wire::{self, Request};
 
-/// A held request is forwarded so long after a later transaction of its id has named its first partitions: some of
-/// its records are written then, others are not.
-const INTO_THE_NEXT: Duration = Duration::from_millis(3);
+/// A held request is forwarded so long after the first records of a later transaction: they are written by then.
+const INTO_THE_NEXT: Duration = Duration::from_millis(20);
 
 /// What is done to a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +47,8 @@ struct Held {
     frame: Vec<u8>,
     server: TcpStream,
     since: Instant,
+    /// Whether a later transaction of its id has named its first partitions.
+    is_due: bool,
 }
 
 #[derive(Default)]
@@ -56,8 +57,8 @@ struct State {
     /// Clients whose requests and answers are swallowed.
     cut_off: HashSet<String>,
     held: Vec<Held>,
-    /// Who has asked for what here.
-    seen: HashSet<(String, i16)>,
+    /// Who has asked for what here, and how often.
+    seen: HashMap<(String, i16), u32>,
     /// Tricks played, and requests forwarded late.
     played: u32,
     late: u32,
@@ -110,10 +111,17 @@ impl KafkaProxy {
 
     /// Whether this client has sent a request of this kind here, as it does to the coordinator of its transactions.
     pub fn has_seen(&self, client: &str, api_key: i16) -> bool {
-        locked(&self.state).seen.contains(&(client.to_owned(), api_key))
+        locked(&self.state).seen.contains_key(&(client.to_owned(), api_key))
     }
 
-    /// Tricks played so far.
+    /// How often each client has sent requests of this kind here.
+    pub fn seen(&self, api_key: i16) -> Vec<(String, u32)> {
+        let state = locked(&self.state);
+        let of_kind = state.seen.iter().filter(|((_, kind), _)| *kind == api_key);
+        of_kind.map(|((client, _), times)| (client.clone(), *times)).collect()
+    }
+
+    /// Tricks played so far, delays left out.
     pub fn played(&self) -> u32 {
         locked(&self.state).played
     }
@@ -188,7 +196,8 @@ fn bring_requests(
             }
             Some(Trick::HoldUntilLaterTransaction) => {
                 is_held = true;
-                let held = Held { request, frame, server: server.try_clone()?, since: Instant::now() };
+                let (server, since) = (server.try_clone()?, Instant::now());
+                let held = Held { request, frame, server, since, is_due: false };
                 locked(state).held.push(held);
                 continue;
             }
@@ -199,7 +208,7 @@ fn bring_requests(
 
 fn trick_for(state: &Mutex<State>, request: &Request) -> Option<Trick> {
     let mut state = locked(state);
-    state.seen.insert((request.client.clone(), request.api_key));
+    *state.seen.entry((request.client.clone(), request.api_key)).or_default() += 1;
     if state.cut_off.contains(&request.client) {
         return Some(Trick::DropRequest);
     }
@@ -210,20 +219,25 @@ fn trick_for(state: &Mutex<State>, request: &Request) -> Option<Trick> {
     })?;
     plan.times -= 1;
     let trick = plan.trick;
-    state.played += 1;
+    if !matches!(trick, Trick::Delay(_)) {
+        state.played += 1;
+    }
     Some(trick)
 }
 
-/// Forwards what is held of the transactional id whose next transaction begins just now.
+/// Forwards what is held, when a later transaction of its transactional id has begun to write.
 fn release_into(state: &Mutex<State>, request: &Request) {
-    if request.api_key != wire::ADD_PARTITIONS {
-        return;
-    }
     let mut state = locked(state);
-    let is_due = |held: &Held| {
-        held.request.transactional == request.transactional && held.since.elapsed() > Duration::from_secs(3)
+    for held in &mut state.held {
+        let is_later = held.since.elapsed() > Duration::from_secs(3);
+        held.is_due |= is_later
+            && request.api_key == wire::ADD_PARTITIONS
+            && held.request.transactional == request.transactional;
+    }
+    let writes = |held: &Held| {
+        held.is_due && request.api_key == wire::PRODUCE && held.request.client == request.client
     };
-    let Some(at) = state.held.iter().position(is_due) else { return };
+    let Some(at) = state.held.iter().position(writes) else { return };
     let Held { frame, mut server, .. } = state.held.swap_remove(at);
     state.late += 1;
     std::thread::spawn(move || {
