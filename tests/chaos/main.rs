@@ -204,7 +204,7 @@ impl Stage<'_> {
         }
         let demand = Demand { seed, events, program: self.program.clone(), environment };
         let without = if off.is_empty() { String::new() } else { format!("-without-{}", off.join("-")) };
-        let folder = self.folder.join(format!("{:02}-{workload}-{seed}{without}", case.number));
+        let folder = self.folder.join(format!("{:02}-{}-{workload}-{seed}{without}", case.number, case.name));
         ground::play(case, workload, (cluster, &self.runtime), &demand, &folder)
     }
 }

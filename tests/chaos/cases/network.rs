@@ -130,7 +130,7 @@ pub const COORDINATOR_CUT: Case = Case {
         }
         Ok(())
     },
-    mutations: &[Mutation { off: &[Rule::RereadAfterAbort], on: Workload::Copy }],
+    mutations: &[Mutation { off: &[Rule::OffsetsInTransaction], on: Workload::Copy }],
     ..CASE
 };
 

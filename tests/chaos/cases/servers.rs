@@ -37,7 +37,7 @@ pub const BROKER_KILL: Case = Case {
         }
         Ok(())
     },
-    mutations: &[Mutation { off: &[Rule::RereadAfterAbort], on: Workload::Copy }],
+    mutations: &[Mutation { off: &[Rule::OffsetsInTransaction], on: Workload::Copy }],
     ..CASE
 };
 
@@ -61,7 +61,7 @@ pub const BROKER_ROLLING: Case = Case {
         }
         Ok(())
     },
-    mutations: &[Mutation { off: &[Rule::RereadAfterAbort], on: Workload::Copy }],
+    mutations: &[Mutation { off: &[Rule::OffsetsInTransaction], on: Workload::Copy }],
     ..CASE
 };
 
@@ -88,7 +88,7 @@ pub const BROKERS_FROZEN: Case = Case {
         }
         Ok(())
     },
-    mutations: &[Mutation { off: &[Rule::RereadAfterAbort], on: Workload::Copy }],
+    mutations: &[Mutation { off: &[Rule::OffsetsInTransaction], on: Workload::Copy }],
     ..CASE
 };
 
