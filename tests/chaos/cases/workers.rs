@@ -27,7 +27,7 @@ pub const BASELINE: Case = Case {
     },
     mutations: &[
         Mutation { off: &[Rule::DeadLetters], on: Workload::Copy },
-        Mutation { off: &[Rule::CommitsPrefix], on: Workload::Http },
+        Mutation { off: &[Rule::CommitsPrefix], on: Workload::Keys },
         Mutation { off: &[Rule::KeyOrder], on: Workload::Keys },
     ],
     ..CASE
