@@ -195,7 +195,17 @@ fn open_transactions(ground: &Ground<'_>) -> anyhow::Result<Vec<Violation>> {
     Ok(invariants::nothing_is_open(&all))
 }
 
+/// Outputs are in order by their release; whether work was done in order shows in the calls.
 fn calls(ground: &Ground<'_>) -> Vec<Violation> {
+    let calls = ground.destination.calls();
+    let done =
+        calls.iter().filter(|call| call.status == 200).map(|call| (call.event.0.as_str(), call.event.1));
+    let mut found = invariants::in_key_order(done);
+    found.extend(call_rate(ground));
+    found
+}
+
+fn call_rate(ground: &Ground<'_>) -> Vec<Violation> {
     let Some(limit) = ground.terms.calls_per_second_max else { return Vec::new() };
     let mut times: Vec<u64> = ground.destination.calls().iter().map(|call| call.at_ms).collect();
     times.sort_unstable();

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | I1 | every acknowledged event has its results: one output, nothing, or one dead letter, and one execution result |
 //! | I2 | no result comes twice (exactly once), or not more often than was in flight (at least once) |
-//! | I3 | the outputs of a key are in the order of its events |
+//! | I3 | outputs and calls of a key are in the order of its events |
 //! | I4 | who reads committed records during the faults reads what is there in the end |
 //! | I5 | committed offsets never go back, and end at the end |
 //! | I6 | the KPI view and the positions are what the topics say |
@@ -183,7 +183,7 @@ pub fn in_key_order<'k>(outputs: impl IntoIterator<Item = (&'k str, u64)>) -> Ve
         }
         *before = seq.max(*before);
     }
-    violation("I3", "outputs stand behind later ones of their key", &wrong).into_iter().collect()
+    violation("I3", "outputs or calls come after later ones of their key", &wrong).into_iter().collect()
 }
 
 /// I4. Offset and source of each record of a partition, as read during the faults and in the end.
