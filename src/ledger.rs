@@ -1,7 +1,8 @@
 //! What is written down of every record: one execution result, and the KPI facts it gave rise to.
 //!
 //! Both are Avro records on their topics (`schemas/millrace.execution.avsc`, `schemas/millrace.kpi-fact.avsc`).
-//! The ledger balances per pipeline: ingested = succeeded + filtered + dead-lettered + in flight.
+//! The ledger balances per pipeline: ingested = succeeded + filtered + dead-lettered + parked + in flight, where parked
+//! records wait in a retry topic.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

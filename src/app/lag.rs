@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use crate::kafka::admin::{Admin, GroupPosition};
 use crate::kafka::settings::Connection;
 use crate::plan::Plan;
+use crate::plan::pipeline::Group;
 
 /// A consumer group and the topics it reads.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -19,14 +20,7 @@ pub struct Reading {
 
 /// Every group of the project: those of its pipelines, and the projector's.
 pub fn groups(plan: &Plan) -> Vec<Reading> {
-    let mut groups: Vec<Reading> = plan
-        .groups
-        .iter()
-        .map(|group| Reading {
-            group: group.id.to_string(),
-            topics: group.topics.iter().map(ToString::to_string).collect(),
-        })
-        .collect();
+    let mut groups: Vec<Reading> = plan.groups.iter().map(reading).collect();
     let own = [plan.namespace.executions_topic(), plan.namespace.kpi_facts_topic()];
     let tables = plan.tables.iter().map(|table| table.topic.to_string());
     let topics: BTreeSet<String> = own.iter().map(ToString::to_string).chain(tables).collect();
@@ -35,6 +29,14 @@ pub fn groups(plan: &Plan) -> Vec<Reading> {
         topics: topics.into_iter().collect(),
     });
     groups
+}
+
+/// A group of pipelines: its inputs, and the topics by which records come back to it.
+pub fn reading(group: &Group) -> Reading {
+    let companions = group.pipelines.iter().flat_map(|pipeline| &pipeline.companions);
+    let companions = companions.flat_map(|own| own.topics());
+    let topics: BTreeSet<String> = group.topics.iter().chain(companions).map(ToString::to_string).collect();
+    Reading { group: group.id.to_string(), topics: topics.into_iter().collect() }
 }
 
 /// Where a group stands in each partition of its topics, sorted.

@@ -36,6 +36,8 @@ pub struct Row {
     pub dead_lettered: i64,
     /// Records for this pipeline that its input topics still have.
     pub ingested: Option<i64>,
+    /// Of these, those that wait in a retry topic.
+    pub parked: Option<i64>,
     /// Of these, those whose offset its group has not committed.
     pub in_flight: Option<i64>,
     /// Whether each of the others has a result.
@@ -73,7 +75,10 @@ pub fn balance(done: i64, results: i64, lag: i64) -> Balance {
 #[derive(Debug, Default)]
 struct Seen {
     ingested: i64,
+    /// Of these, those whose offset is committed.
     done: i64,
+    /// Of these, those that wait in a retry topic.
+    parked: i64,
     /// First offset seen, by partition.
     first: BTreeMap<Partition, i64>,
 }
@@ -97,7 +102,12 @@ pub async fn rows(plan: &Plan, postgres: &Secret, kafka: Option<&Connection>) ->
         (Some(connection), Some(committed)) => {
             let (pipelines, connection, committed) =
                 (plan.pipelines.clone(), connection.clone(), Arc::clone(committed));
-            tokio::task::spawn_blocking(move || scan(&pipelines, &connection, &committed)).await??
+            let scan = move || {
+                let mut seen = scan(&pipelines, &connection, &committed)?;
+                scan_parked(&pipelines, &connection, &committed, &mut seen)?;
+                anyhow::Ok(seen)
+            };
+            tokio::task::spawn_blocking(scan).await??
         }
         _ => HashMap::new(),
     };
@@ -118,6 +128,7 @@ pub async fn rows(plan: &Plan, postgres: &Secret, kafka: Option<&Connection>) ->
             filtered: count(pipeline, Outcome::Filtered),
             dead_lettered: count(pipeline, Outcome::DeadLettered),
             ingested: None,
+            parked: None,
             in_flight: None,
             balance: None,
         };
@@ -127,7 +138,8 @@ pub async fn rows(plan: &Plan, postgres: &Secret, kafka: Option<&Connection>) ->
                 inspect::results_within(&pool, &pipeline.name, &stretches).await.context(no_ledger)?;
             row.ingested = Some(seen.ingested);
             row.in_flight = Some(seen.ingested - seen.done);
-            row.balance = Some(balance(seen.done, results, lag));
+            row.parked = Some(seen.parked);
+            row.balance = Some(balance(seen.done - seen.parked, results, lag));
         }
         rows.push(row);
     }
@@ -149,9 +161,7 @@ impl Committed {
 async fn committed(plan: &Plan, connection: &Connection) -> anyhow::Result<Arc<Committed>> {
     let mut all = Committed::default();
     for group in &plan.groups {
-        let topics = group.topics.iter().map(ToString::to_string).collect();
-        let reading = Reading { group: group.id.to_string(), topics };
-        let positions = lag::positions(connection, &reading).await?;
+        let positions = lag::positions(connection, &lag::reading(group)).await?;
         let next: BTreeMap<Partition, i64> = positions
             .into_iter()
             .filter_map(|position| Some((position.partition, position.committed?.0)))
@@ -201,6 +211,34 @@ fn scan(
         }
     }
     Ok(all)
+}
+
+/// Counts what waits in the retry topics of each pipeline: what is there and not committed.
+fn scan_parked(
+    pipelines: &[Arc<Pipeline>],
+    connection: &Connection,
+    committed: &Committed,
+    all: &mut HashMap<String, Seen>,
+) -> anyhow::Result<()> {
+    for pipeline in pipelines {
+        let Some(seen) = all.get_mut(&*pipeline.name) else { continue };
+        for tier in pipeline.companions.iter().flat_map(|own| &own.tiers) {
+            let mut tail = match Tail::open(connection, &tier.topic, Begin::Oldest, End::AsOfNow) {
+                Ok(tail) => tail,
+                Err(TailError::NoTopic(_)) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let mut records = Vec::new();
+            while tail.read(WAIT, &mut records)? {
+                for record in records.drain(..) {
+                    let partition = Partition::new(Arc::clone(&record.topic), record.partition);
+                    let next = committed.of(pipeline).get(&partition);
+                    seen.parked += i64::from(next.is_none_or(|next| record.offset >= *next));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// From the first record seen of each partition to what was committed.

@@ -9,6 +9,7 @@ use crate::plan::Plan;
 use crate::postgres::dedupe::DedupeTable;
 use crate::postgres::pool;
 use crate::schema::codec::Codec;
+use crate::stages::budget::Budgets;
 use crate::stages::clock::Clock;
 use crate::stages::destinations::Destinations;
 use crate::stages::limits::Limits;
@@ -42,5 +43,14 @@ pub async fn live(plan: &Plan, servers: &Servers, codec: Arc<Codec>) -> anyhow::
         );
     }
     let http = HttpService::Live(destinations);
-    Ok(Services { clock: Clock::wall(), codec, schemas, http, sql, dedupe, limits: Limits::default() })
+    Ok(Services {
+        clock: Clock::wall(),
+        codec,
+        schemas,
+        http,
+        sql,
+        dedupe,
+        limits: Limits::default(),
+        budgets: Budgets::default(),
+    })
 }

@@ -14,8 +14,9 @@ use crate::app::servers::Servers;
 use crate::app::supervise::Role;
 use crate::engine::answers::Answers;
 use crate::engine::budget::{self, Budget, Parts};
-use crate::engine::comeback::Past;
+use crate::engine::comeback::{Comeback, Past};
 use crate::engine::outbox::{Became, Outbox, Sizes};
+use crate::engine::park::{Line, Way};
 use crate::engine::sender::SenderSettings;
 use crate::engine::settings::{Process, Processing, Stop, WorkerSettings};
 use crate::engine::verdict::Verdict;
@@ -89,10 +90,6 @@ fn longest_attempt(plan: &Plan) -> Duration {
 /// When the system gives no thread.
 pub fn role(group: &Arc<Group>, shared: &Shared<'_>) -> anyhow::Result<Role> {
     let Shared { servers, namespace, services, parts, budget, patience } = shared;
-    let has_tiers = |pipeline: &&Arc<Pipeline>| pipeline.companions.iter().any(|own| !own.tiers.is_empty());
-    if let Some(pipeline) = group.pipelines.iter().find(has_tiers) {
-        anyhow::bail!("pipeline {}: a worker does not read retry tiers yet; remove `tiers`", pipeline.name);
-    }
     let mut producer = ProducerSettings::new(servers.kafka.clone());
     producer.queue_bytes = parts.queue_bytes;
     let sizes = Sizes {
@@ -159,7 +156,10 @@ fn settings(group: &Group, servers: &Servers, producer: ProducerSettings) -> Wor
         Delivery::AtLeastOnce => SenderSettings::Plain(producer),
     };
     let mut settings = WorkerSettings::new(consumer, sender);
-    settings.is_cpu_only = group.pipelines.iter().all(|pipeline| pipeline.is_cpu_only);
+    settings.lines = lines(group);
+    // Where records wait for earlier ones, each is begun when those before it are done.
+    let has_tiers = settings.lines.iter().any(|line| !line.companions.tiers.is_empty());
+    settings.is_cpu_only = !has_tiers && group.pipelines.iter().all(|pipeline| pipeline.is_cpu_only);
     settings.ordering = strictest(&group.pipelines);
     let concurrency = group.pipelines.iter().map(|pipeline| pipeline.concurrency.get()).max();
     settings.running_max = concurrency.unwrap_or(settings.running_max);
@@ -178,6 +178,16 @@ fn hold_to(parts: &Parts, settings: &mut WorkerSettings) {
     let limits = &mut settings.limits;
     limits.group_bytes_max = work_bytes;
     limits.partition_bytes_max = limits.partition_bytes_max.min(work_bytes / 2);
+}
+
+/// By which ways records come back to the pipelines of a group.
+fn lines(group: &Group) -> Vec<Line> {
+    let of = |(number, pipeline): (usize, &Arc<Pipeline>)| {
+        let keeps_order = pipeline.ordering == Ordering::Key;
+        let line = move |companions| Line { pipeline: number, companions, keeps_order };
+        pipeline.companions.iter().cloned().map(line).collect::<Vec<_>>()
+    };
+    group.pipelines.iter().enumerate().flat_map(of).collect()
 }
 
 /// One group has one order of work: the strictest that one of its pipelines asks for.
@@ -257,30 +267,110 @@ struct GroupRun {
 }
 
 impl GroupRun {
-    /// Takes a record through every pipeline of the group that wants it.
-    async fn run(&self, record: &InRecord, now: DateTime<Utc>) -> Vec<OutRecord> {
+    /// Takes a record the way it is to go.
+    async fn run(&self, record: &InRecord, way: &Way, now: DateTime<Utc>) -> Vec<OutRecord> {
+        match way {
+            Way::Input(behind) => self.input(record, behind, now).await,
+            Way::Back { pipeline, behind } => match self.pipelines.get(*pipeline) {
+                Some(counted) => counted.back(self, record, *behind, now).await,
+                None => Vec::new(),
+            },
+        }
+    }
+
+    /// Takes a record through every pipeline of the group that wants it; but for those in `behind`, it follows earlier
+    /// ones of its key into a retry tier.
+    async fn input(
+        &self,
+        record: &InRecord,
+        behind: &[(usize, usize)],
+        now: DateTime<Utc>,
+    ) -> Vec<OutRecord> {
         let mut all = Vec::new();
         let mut is_wanted = false;
         let kind = record.header_text("ce_type").unwrap_or_default();
-        for counted in &self.pipelines {
-            let pipeline = &counted.pipeline;
-            if !pipeline.takes(&record.topic, kind) {
+        let past = Past::default();
+        for (number, counted) in self.pipelines.iter().enumerate() {
+            if !counted.pipeline.takes(&record.topic, kind) {
                 continue;
             }
             is_wanted = true;
-            let past = &Past::default();
-            let run =
-                AssertUnwindSafe(run::process(pipeline, record, past, &self.services, now)).catch_unwind();
-            let verdict = run.await.unwrap_or_else(|_| panicked(now));
-            let seen = Seen::of(&verdict);
-            let (became, records) = self.outbox.records(pipeline, record, past, verdict);
-            counted.count(seen, became);
-            all.extend(records);
+            match behind.iter().find(|(pipeline, _)| *pipeline == number) {
+                Some((_, tier)) => all.extend(counted.following(self, record, &past, *tier, now)),
+                None => all.extend(counted.through(self, record, &past, now).await),
+            }
         }
         if !is_wanted {
             self.unmatched.add(1);
         }
         all
+    }
+}
+
+impl Counted {
+    async fn through(
+        &self,
+        group: &GroupRun,
+        record: &InRecord,
+        past: &Past,
+        now: DateTime<Utc>,
+    ) -> Vec<OutRecord> {
+        let run = run::process(&self.pipeline, record, past, &group.services, now);
+        let run = AssertUnwindSafe(run).catch_unwind();
+        let verdict = run.await.unwrap_or_else(|_| {
+            // A panic is a bug of ours; the record that met it becomes a dead letter and those behind it go on.
+            let fault = Fault::new(FaultClass::Bug, "a stage panicked; the log says where");
+            failed(fault, now)
+        });
+        self.written(group, record, past, verdict)
+    }
+
+    /// A record that comes back.
+    async fn back(
+        &self,
+        group: &GroupRun,
+        record: &InRecord,
+        behind: Option<usize>,
+        now: DateTime<Utc>,
+    ) -> Vec<OutRecord> {
+        match (Comeback::read(record.clone()), behind) {
+            (Ok(Comeback { record, past }), None) => self.through(group, &record, &past, now).await,
+            (Ok(Comeback { record, past }), Some(tier)) => self.following(group, &record, &past, tier, now),
+            (Err(malformed), _) => {
+                let message = format!("not a record that comes back: {malformed}");
+                let verdict = failed(Fault::new(FaultClass::Poison, message), now);
+                self.written(group, record, &Past::default(), verdict)
+            }
+        }
+    }
+
+    /// A record that waits behind an earlier one of its key.
+    fn following(
+        &self,
+        group: &GroupRun,
+        record: &InRecord,
+        past: &Past,
+        tier: usize,
+        now: DateTime<Utc>,
+    ) -> Vec<OutRecord> {
+        match group.outbox.following(&self.pipeline, record, past, tier) {
+            Some(record) => {
+                telemetry::count(names::PARKED, &[&self.pipeline.name, "behind"], 1);
+                vec![record]
+            }
+            None => {
+                let message = "too large to wait behind an earlier record of its key";
+                let verdict = failed(Fault::new(FaultClass::Permanent, message), now);
+                self.written(group, record, past, verdict)
+            }
+        }
+    }
+
+    fn written(&self, group: &GroupRun, record: &InRecord, past: &Past, verdict: Verdict) -> Vec<OutRecord> {
+        let seen = Seen::of(&verdict);
+        let (became, records) = group.outbox.records(&self.pipeline, record, past, verdict);
+        self.count(seen, became);
+        records
     }
 }
 
@@ -292,17 +382,17 @@ fn process(group: &Arc<Group>, services: Arc<Services>, outbox: Outbox, attempts
         outbox,
         unmatched: telemetry::counter(names::RECORDS_UNMATCHED, &[&group.id]),
     });
-    Arc::new(move |record: InRecord, now: DateTime<Utc>| {
+    Arc::new(move |record: InRecord, way: Way, now: DateTime<Utc>| {
         if is_cpu_only {
             // Done at the first poll, so the future can stay on the stack. Were it not, nothing has happened yet that
             // cannot happen again below.
-            let work = std::pin::pin!(group.run(&record, now));
+            let work = std::pin::pin!(group.run(&record, &way, now));
             if let Some(records) = work.now_or_never() {
                 return Processing::Done(records);
             }
         }
         let group = Arc::clone(&group);
-        let work = async move { group.run(&record, now).await };
+        let work = async move { group.run(&record, &way, now).await };
         let mut work = Box::pin(watchdog::watched(attempts.clone(), work));
         // An event that nobody wants, or that is filtered before the first wait, is done at the first poll.
         match work.as_mut().now_or_never() {
@@ -312,13 +402,13 @@ fn process(group: &Arc<Group>, services: Arc<Services>, outbox: Outbox, attempts
     })
 }
 
-/// A panic is a bug of ours; the record that met it becomes a dead letter and those behind it go on.
-fn panicked(now: DateTime<Utc>) -> Verdict {
+/// The verdict on a record that did not get through, or not even to, its first stage.
+fn failed(fault: Fault, now: DateTime<Utc>) -> Verdict {
     Verdict {
         outcome: Outcome::DeadLettered,
         parked: None,
         stage: None,
-        fault: Some(Fault::new(FaultClass::Bug, "a stage panicked; the log says where")),
+        fault: Some(fault),
         attempts: 1,
         answers: Answers::default(),
         started_at: now,

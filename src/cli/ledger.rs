@@ -6,8 +6,8 @@ use crate::cli::args::{Common, Output};
 use crate::cli::{Exit, check, ends, output, roles};
 use crate::secrets::Secret;
 
-const COLUMNS: [&str; 7] =
-    ["pipeline", "succeeded", "filtered", "dead_lettered", "ingested", "in_flight", "balance"];
+const COLUMNS: [&str; 8] =
+    ["pipeline", "succeeded", "filtered", "dead_lettered", "ingested", "parked", "in_flight", "balance"];
 
 /// Runs `ledger`.
 ///
@@ -38,7 +38,7 @@ fn text(rows: &[Row]) -> String {
 }
 
 fn cells(row: &Row) -> Vec<String> {
-    let Row { pipeline, succeeded, filtered, dead_lettered, ingested, in_flight, balance } = row;
+    let Row { pipeline, succeeded, filtered, dead_lettered, ingested, parked, in_flight, balance } = row;
     let number = |count: &Option<i64>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
     let balance = match balance {
         None => "-".to_owned(),
@@ -53,6 +53,7 @@ fn cells(row: &Row) -> Vec<String> {
         filtered.to_string(),
         dead_lettered.to_string(),
         number(ingested),
+        number(parked),
         number(in_flight),
         balance,
     ]
@@ -70,6 +71,7 @@ mod tests {
             filtered: 2,
             dead_lettered: 1,
             ingested: Some(12),
+            parked: Some(1),
             in_flight: Some(1),
             balance,
         };

@@ -96,6 +96,8 @@ pub struct ErrorPolicyConfig {
     pub backoff: Option<Duration>,
     /// Longest wait.
     pub max: Option<Duration>,
+    /// Retries in percent of first attempts.
+    pub budget_percent: Option<u32>,
     /// Retry tiers, the shortest first; of a pipeline's policy only.
     pub tiers: Option<Spanned<Vec<Duration>>>,
     /// What follows.
@@ -301,7 +303,7 @@ impl ForEachConfig {
 }
 
 impl ErrorPolicyConfig {
-    /// Decodes `{retry: {attempts, backoff, max}, tiers, then}`, or the short forms `ignore` and `dead_letter`: no retry.
+    /// Decodes `{retry: {attempts, backoff, max, budget}, tiers, then}`, or the short forms `ignore` and `dead_letter`: no retry.
     pub fn decode(node: &Node, lints: &mut Lints) -> Option<Self> {
         if !matches!(node.value, Yaml::Map(_)) {
             let then = fields::choice(node, &THEN, lints)?;
@@ -327,12 +329,16 @@ impl ErrorPolicyConfig {
         let attempts = fields.optional("attempts").map(|node| fields::integer(node, 1..=ATTEMPTS_MAX, lints));
         let backoff = fields.optional("backoff").map(|node| wait(node, lints));
         let longest = fields.optional("max").map(|at| (at, wait(at, lints)));
+        let budget = fields.optional("budget").map(|node| percent(node, lints));
         fields.finish(lints);
         if let Some(attempts) = attempts {
             self.attempts = u32::try_from(attempts?).ok().and_then(NonZeroU32::new);
         }
         if let Some(backoff) = backoff {
             self.backoff = Some(backoff?);
+        }
+        if let Some(budget) = budget {
+            self.budget_percent = Some(budget?);
         }
         if let Some((at, longest)) = longest {
             self.max = Some(longest?);
@@ -352,6 +358,18 @@ fn wait(node: &Node, lints: &mut Lints) -> Option<Duration> {
         return None;
     }
     Some(wait)
+}
+
+/// `20%`.
+fn percent(node: &Node, lints: &mut Lints) -> Option<u32> {
+    let text = fields::text(node, lints)?;
+    let percent = text.value.strip_suffix('%').and_then(|number| number.trim().parse().ok());
+    let percent = percent.filter(|percent| (1..=1_000).contains(percent));
+    if percent.is_none() {
+        let help = "write the part of retries beside first attempts, from 1% to 1000%: 20%";
+        lints.error("out-of-range", &node.span, format!("`{}` is no such part", text.value), help);
+    }
+    percent
 }
 
 /// Retry tiers: durations, each longer than the one before.

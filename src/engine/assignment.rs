@@ -47,6 +47,20 @@ pub struct Held {
     pub is_draining: bool,
     /// Whether fetching is stopped.
     pub is_paused: bool,
+    /// Whether its next record is to be read later: it is paused until then.
+    pub is_waiting: bool,
+}
+
+impl Held {
+    fn new(partition: &Partition, tracker: Tracker) -> Self {
+        Self {
+            partition: partition.clone(),
+            tracker: Some(tracker),
+            is_draining: false,
+            is_paused: false,
+            is_waiting: false,
+        }
+    }
 }
 
 /// What to pause and what to resume.
@@ -97,14 +111,28 @@ impl Assignment {
         committed: Option<NextOffset>,
         completed: Completed,
     ) {
-        let tracker = Some(Tracker::new(epoch, committed, completed));
+        let held = Held::new(partition, Tracker::new(epoch, committed, completed));
         if let Some(index) = self.index_of(partition) {
-            let held = &mut self.held[index];
-            *held = Held { partition: partition.clone(), tracker, is_draining: false, is_paused: false };
+            self.held[index] = held;
             return;
         }
         self.index.insert(partition.clone(), self.held.len());
-        self.held.push(Held { partition: partition.clone(), tracker, is_draining: false, is_paused: false });
+        self.held.push(held);
+    }
+
+    /// Says whether the next record of a partition is to be read later.
+    pub fn wait(&mut self, index: usize, is_waiting: bool) {
+        self.held[index].is_waiting = is_waiting;
+    }
+
+    /// A partition was resumed out of turn. Whether it was paused.
+    pub fn resumed(&mut self, index: usize) -> bool {
+        std::mem::take(&mut self.held[index].is_paused)
+    }
+
+    /// Whether this is still the assignment that the record was read in.
+    pub fn is_current(&self, ticket: &Ticket) -> bool {
+        self.held[ticket.partition].tracker.as_ref().is_some_and(|tracker| tracker.epoch() == ticket.epoch)
     }
 
     /// A partition is about to be given away. Its index, if it is held.
@@ -119,12 +147,19 @@ impl Assignment {
         let held = &mut self.held[index];
         held.tracker = None;
         held.is_draining = false;
+        held.is_waiting = false;
         std::mem::take(&mut held.is_paused)
     }
 
     /// Takes note of a record. `None` when it is not to be worked on: its partition is not ours, is being given away,
     /// or it was read or done before.
     pub fn admit(&mut self, record: &InRecord, now: Instant) -> Option<Ticket> {
+        let (ticket, admission) = self.admission(record, now)?;
+        (admission == Admission::Work).then_some(ticket)
+    }
+
+    /// As [`Self::admit`], telling records that were done before from those that were read before.
+    pub fn admission(&mut self, record: &InRecord, now: Instant) -> Option<(Ticket, Admission)> {
         let index = self.find(&record.topic, record.partition)?;
         let held = &mut self.held[index];
         if held.is_draining {
@@ -132,14 +167,12 @@ impl Assignment {
         }
         let tracker = held.tracker.as_mut()?;
         let (epoch, offset) = (tracker.epoch(), record.offset);
-        match tracker.admit(offset, record.memory_bytes(), now) {
-            Admission::Work => Some(Ticket { partition: index, epoch, offset }),
-            Admission::Done | Admission::Repeated => None,
-        }
+        let admission = tracker.admit(offset, record.memory_bytes(), now);
+        Some((Ticket { partition: index, epoch, offset }, admission))
     }
 
-    /// Records of one partition come in runs.
-    fn find(&mut self, topic: &Arc<str>, number: i32) -> Option<usize> {
+    /// The index of a record's partition. Records of one partition come in runs.
+    pub fn find(&mut self, topic: &Arc<str>, number: i32) -> Option<usize> {
         let is_last = self
             .held
             .get(self.last)
@@ -245,6 +278,7 @@ impl Assignment {
             let divisor = if held.is_paused { 2 } else { 1 };
             let wanted = is_over
                 || held.is_draining
+                || held.is_waiting
                 || tracker.bytes() > limits.partition_bytes_max / divisor
                 || tracker.in_flight() > limits.partition_records_max / divisor
                 || (limits.is_text_bounded && tracker.completed_bytes_bound() > TEXT_BYTES_HIGH / divisor);

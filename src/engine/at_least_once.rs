@@ -149,7 +149,7 @@ impl Worker {
     fn release(&mut self) {
         if self.assignment.ready() > 0 {
             let released = self.assignment.take_prefixes(usize::MAX, &mut Vec::new());
-            self.assignment.settle(&released);
+            self.settle(&released);
             released.iter().for_each(|released| self.progress.add(released.index));
         }
     }

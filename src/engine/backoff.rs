@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::failpoint::{Rule, keeps};
-use crate::fault::FaultClass;
+use crate::fault::{Fault, FaultClass};
 use crate::plan::flow::Retry;
 
 /// Shortest wait that a destination can ask for; a zero would be a busy loop.
@@ -27,19 +27,23 @@ impl Default for Attempts {
 }
 
 impl Attempts {
-    /// The wait before the next attempt after a fault of `class`; `None` when there is none. `dice` is from 0 up to 1:
+    /// The wait before the next attempt after `fault`; `None` when there is none. `dice` is from 0 up to 1:
     /// full jitter, because records that failed together would else come back together.
     ///
     /// | class | wait | counts |
     /// |---|---|---|
     /// | transient | up to backoff, 2 x backoff, 4 x backoff, ... at most max | yes |
-    /// | throttled | as asked, else as transient | no, until 10 minutes are waited in all |
+    /// | throttled by an answer | as asked, else as transient | no, until 10 minutes are waited in all |
+    /// | throttled before anything was sent: the circuit is open, there is no turn | as said | never: an outage is not the record's fault |
     /// | permanent, poison, bug | none | |
-    pub fn next(&mut self, class: FaultClass, retry: &Retry, dice: f64) -> Option<Duration> {
-        match class {
+    pub fn next(&mut self, fault: &Fault, retry: &Retry, dice: f64) -> Option<Duration> {
+        match fault.class {
             FaultClass::Permanent | FaultClass::Poison | FaultClass::Bug => None,
             FaultClass::Transient => self.counted(retry, dice),
             FaultClass::Throttled { .. } if !keeps(Rule::ThrottledIsNoAttempt) => self.counted(retry, dice),
+            FaultClass::Throttled { after: Some(after) } if fault.http_status.is_none() => {
+                Some(after.max(THROTTLED_MIN))
+            }
             FaultClass::Throttled { after } => {
                 let asked = after.unwrap_or_else(|| jittered(retry, self.made, dice)).max(THROTTLED_MIN);
                 let total = self.throttled.saturating_add(asked);
@@ -82,15 +86,33 @@ mod tests {
             attempts: NonZeroU32::new(attempts).unwrap(),
             backoff: Duration::from_secs(2),
             max: Duration::from_secs(16),
+            budget_percent: 20,
         }
+    }
+
+    /// As a destination answers it.
+    fn answered(class: FaultClass) -> Fault {
+        Fault { http_status: Some(429), ..Fault::new(class, "asked to wait") }
+    }
+
+    #[test]
+    fn an_open_circuit_is_no_attempt_however_long_it_is() {
+        let mut attempts = Attempts::default();
+        let hour = Duration::from_secs(3600);
+        let held = Fault::new(FaultClass::Throttled { after: Some(hour) }, "the circuit is open");
+        for _ in 0..1000 {
+            assert_eq!(attempts.next(&held, &retry(2), 1.0), Some(hour));
+        }
+        assert_eq!(attempts, Attempts::default());
     }
 
     #[test]
     fn waits_double_up_to_the_longest() {
         let mut attempts = Attempts::default();
-        let waits: Vec<u64> = std::iter::from_fn(|| attempts.next(FaultClass::Transient, &retry(7), 1.0))
-            .map(|wait| wait.as_secs())
-            .collect();
+        let waits: Vec<u64> =
+            std::iter::from_fn(|| attempts.next(&answered(FaultClass::Transient), &retry(7), 1.0))
+                .map(|wait| wait.as_secs())
+                .collect();
         assert_eq!(waits, [2, 4, 8, 16, 16, 16]);
         assert_eq!(attempts.made, 7);
     }
@@ -98,20 +120,20 @@ mod tests {
     #[test]
     fn what_cannot_be_mended_is_not_tried_again() {
         for class in [FaultClass::Permanent, FaultClass::Poison, FaultClass::Bug] {
-            assert_eq!(Attempts::default().next(class, &retry(7), 1.0), None);
+            assert_eq!(Attempts::default().next(&answered(class), &retry(7), 1.0), None);
         }
     }
 
     #[test]
     fn throttling_is_waited_for_without_counting_until_ten_minutes_are_over() {
         let mut attempts = Attempts::default();
-        let class = FaultClass::Throttled { after: Some(Duration::from_secs(250)) };
-        assert_eq!(attempts.next(class, &retry(2), 1.0), Some(Duration::from_secs(250)));
-        assert_eq!(attempts.next(class, &retry(2), 1.0), Some(Duration::from_secs(250)));
+        let fault = answered(FaultClass::Throttled { after: Some(Duration::from_secs(250)) });
+        assert_eq!(attempts.next(&fault, &retry(2), 1.0), Some(Duration::from_secs(250)));
+        assert_eq!(attempts.next(&fault, &retry(2), 1.0), Some(Duration::from_secs(250)));
         assert_eq!(attempts.made, 1);
-        assert_eq!(attempts.next(class, &retry(2), 1.0), Some(Duration::from_secs(2)));
+        assert_eq!(attempts.next(&fault, &retry(2), 1.0), Some(Duration::from_secs(2)));
         assert_eq!(attempts.made, 2);
-        assert_eq!(attempts.next(class, &retry(2), 1.0), None);
+        assert_eq!(attempts.next(&fault, &retry(2), 1.0), None);
     }
 
     proptest! {
@@ -124,6 +146,7 @@ mod tests {
                 attempts: NonZeroU32::new(attempts).unwrap(),
                 backoff: Duration::from_millis(backoff_ms),
                 max: Duration::from_millis(max_ms),
+                budget_percent: 20,
             };
             let class = if is_throttled {
                 FaultClass::Throttled { after: after_ms.map(Duration::from_millis) }
@@ -132,7 +155,7 @@ mod tests {
             };
             let mut made = Attempts::default();
             let mut waits = 0;
-            while let Some(wait) = made.next(class, &retry, dice) {
+            while let Some(wait) = made.next(&answered(class), &retry, dice) {
                 waits += 1;
                 prop_assert!(waits < 6_100);
                 prop_assert!(is_throttled || wait <= retry.max);

@@ -4,12 +4,14 @@ pub mod worker;
 
 mod at_least_once;
 mod rebalance;
+mod returning;
 pub mod settings;
 
 pub mod assignment;
 pub mod budget;
 pub mod completed;
 pub mod lanes;
+pub mod park;
 pub mod sender;
 pub mod status;
 pub mod tasks;

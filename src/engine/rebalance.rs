@@ -10,15 +10,15 @@
 
 use std::time::{Duration, Instant};
 
-use crate::engine::completed::Completed;
+use crate::engine::returning::{Purpose, TakeError, Taken, places};
 use crate::engine::sender::SenderSettings;
 use crate::engine::settings::WorkerError;
 use crate::engine::worker::{Handed, Worker};
 use crate::failpoint::{Rule, keeps};
-use crate::kafka::consumer::{CommitMode, ConsumerError, From, Intent};
+use crate::kafka::consumer::{CommitMode, Intent};
 use crate::kafka::offsets::Commit;
 use crate::kafka::txn::TxnError;
-use crate::position::{NextOffset, Partition};
+use crate::position::Partition;
 
 const RETRY_PAUSE: Duration = Duration::from_millis(300);
 const ABORT_PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -43,6 +43,7 @@ impl Worker {
         let pause = pause.mul_f64(1.0 + rand::random::<f64>() / 2.0);
         self.aborts_in_row += 1;
         self.rewind_at = Some(Instant::now() + pause);
+        self.scans.forget(Purpose::Rewind);
     }
 
     pub(super) fn rewind_if_due(&mut self) {
@@ -50,7 +51,8 @@ impl Worker {
             return;
         }
         match self.rewind() {
-            Ok(()) => self.rewind_at = None,
+            Ok(true) => self.rewind_at = None,
+            Ok(false) => {}
             Err(error) => {
                 let group = self.settings.consumer.group.as_str();
                 tracing::warn!(group, error = &error as &dyn std::error::Error, "cannot read again yet");
@@ -59,27 +61,32 @@ impl Worker {
         }
     }
 
-    fn rewind(&mut self) -> Result<(), ConsumerError> {
+    /// Whether it is done; what waits is looked for first.
+    fn rewind(&mut self) -> Result<bool, TakeError> {
+        let inputs = self.assigned_inputs();
+        let Some(taken) = self.taken(Purpose::Rewind, &inputs)? else { return Ok(false) };
         self.epoch = self.epoch.next();
-        let partitions = self.assignment.assigned();
-        let resolved = self.consumer.resolve(&partitions)?;
-        let from: Vec<_> = resolved.iter().map(|(partition, from, _)| (partition.clone(), *from)).collect();
+        let is_held = |one: &Taken| {
+            let index = self.assignment.index_of(&one.partition);
+            index.is_some_and(|index| self.assignment.get(index).tracker.is_some())
+        };
+        let taken: Vec<Taken> = taken.into_iter().filter(is_held).collect();
         let paused = self.assignment.paused();
         if !paused.is_empty() {
             self.consumer.resume(&paused)?;
         }
         self.assignment.unpause();
-        self.consumer.seek(&from)?;
-        self.begin(resolved);
+        self.consumer.seek(&places(&taken))?;
+        self.begin_taken(taken);
         // Partitions on their way out have nothing left to finish.
         for intent in &self.intents {
             if let Intent::Revoke(partitions) = intent {
-                partitions.iter().for_each(|partition| {
+                self.with_companions(partitions).iter().for_each(|partition| {
                     self.assignment.drain(partition);
                 });
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     // ------------------------------------------------------------------------------------------------------ the group
@@ -104,47 +111,33 @@ impl Worker {
     }
 
     fn assign(&mut self, partitions: &[Partition]) -> Result<bool, WorkerError> {
-        if self.intent_at.is_some_and(|at| Instant::now() < at) {
+        // What is read while everything is thrown away is thrown away too.
+        if self.rewind_at.is_some() || self.intent_at.is_some_and(|at| Instant::now() < at) {
             return Ok(false);
         }
+        let taken = self.taken(Purpose::Assign, partitions);
         let group = self.settings.consumer.group.as_str();
-        let resolved = match self.consumer.resolve(partitions) {
-            Ok(resolved) => resolved,
+        let taken = match taken {
+            Ok(Some(taken)) => taken,
+            Ok(None) => return Ok(false),
             Err(error) => {
                 tracing::warn!(group, error = &error as &dyn std::error::Error, "cannot take partitions yet");
                 self.intent_at = Some(Instant::now() + RETRY_PAUSE);
                 return Ok(false);
             }
         };
-        let from: Vec<_> = resolved.iter().map(|(partition, from, _)| (partition.clone(), *from)).collect();
-        tracing::info!(group, partitions = ?from, "assigned");
+        let places = places(&taken);
+        tracing::info!(group, partitions = ?places, "assigned");
         self.epoch = self.epoch.next();
-        self.begin(resolved);
-        self.consumer.assign(&from)?;
+        self.begin_taken(taken);
+        self.consumer.assign(&places)?;
         Ok(true)
-    }
-
-    /// New trackers, which know what an earlier owner left done behind a slow record.
-    fn begin(&mut self, resolved: Vec<(Partition, From, String)>) {
-        for (partition, from, note) in resolved {
-            let next = committed(from);
-            let completed = match next.map(|next| Completed::decode(next, &note)) {
-                Some(Ok(completed)) => completed,
-                Some(Err(error)) => {
-                    let group = self.settings.consumer.group.as_str();
-                    let error = &error as &dyn std::error::Error;
-                    tracing::warn!(group, %partition, error, "the text beside the committed offset is ignored");
-                    Completed::default()
-                }
-                None => Completed::default(),
-            };
-            self.assignment.begin(&partition, self.epoch, next, completed);
-        }
     }
 
     /// Lets work end and commits it, for a while; then gives the partitions away.
     fn revoke(&mut self, partitions: &[Partition]) -> Result<bool, WorkerError> {
-        let indices: Vec<usize> = partitions.iter().filter_map(|one| self.assignment.drain(one)).collect();
+        let all = self.with_companions(partitions);
+        let indices: Vec<usize> = all.iter().filter_map(|one| self.assignment.drain(one)).collect();
         let is_meant = |index: usize| indices.contains(&index);
         let drain = self.settings.revoke_drain;
         let until = *self.intent_at.get_or_insert_with(|| Instant::now() + drain);
@@ -186,11 +179,13 @@ impl Worker {
     }
 
     fn give_away(&mut self, partitions: &[Partition]) -> Result<bool, WorkerError> {
-        let indices: Vec<usize> = partitions.iter().filter_map(|one| self.assignment.index_of(one)).collect();
+        let all = self.with_companions(partitions);
+        let indices: Vec<usize> = all.iter().filter_map(|one| self.assignment.index_of(one)).collect();
         self.tasks.cancel(|index| indices.contains(&index));
         self.unsent.retain(|ticket| !indices.contains(&ticket.partition));
         let mut paused = Vec::new();
         for index in indices {
+            self.park.end(index, &self.assignment.get(index).partition);
             if self.assignment.end(index) {
                 paused.push(self.assignment.get(index).partition.clone());
             }
@@ -199,14 +194,23 @@ impl Worker {
             // Librdkafka would remember the pause for the next time the partition comes.
             self.consumer.resume(&paused)?;
         }
-        self.consumer.unassign(partitions)?;
+        self.consumer.unassign(&all)?;
         Ok(true)
     }
-}
 
-fn committed(from: From) -> Option<NextOffset> {
-    match from {
-        From::Offset(next) => Some(next),
-        From::Oldest => None,
+    /// Answers what the group still waits for, before leaving it: it would wait for ever.
+    pub(super) fn refuse_pending(&mut self) {
+        for intent in std::mem::take(&mut self.intents) {
+            let result = match &intent {
+                Intent::Assign(_) => self.consumer.assign(&[]).map_err(WorkerError::from),
+                Intent::Revoke(partitions) | Intent::Lost(partitions) => {
+                    self.give_away(partitions).map(|_| ())
+                }
+            };
+            if let Err(error) = result {
+                let group = self.settings.consumer.group.as_str();
+                tracing::warn!(group, error = &error as &dyn std::error::Error, "leaving the group");
+            }
+        }
     }
 }

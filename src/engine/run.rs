@@ -13,6 +13,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures_util::stream::{self, StreamExt as _};
@@ -34,6 +35,9 @@ use crate::schema::value::SharedSchema;
 use crate::stages::Stage;
 use crate::stages::context::{Next, Origin, Outputs, StageCx};
 use crate::stages::services::Services;
+
+/// Shortest wait for a retry that the budget has no room for.
+const BUDGET_WAIT_MIN: Duration = Duration::from_secs(1);
 
 /// Takes `record` through `pipeline`, which takes it ([`Pipeline::takes`]). `past` is what earlier runs left, `now` is
 /// when this one begins.
@@ -117,7 +121,7 @@ impl<'r> Run<'r> {
         let opened = loop {
             match self.open().await {
                 Ok(scope) => break Ok(scope),
-                Err(fault) => match attempts.next(fault.class, self.retry(), rand::random()) {
+                Err(fault) => match attempts.next(&fault, self.retry(), rand::random()) {
                     Some(wait) => self.services.clock.sleep(wait).await,
                     None => break Err(fault),
                 },
@@ -210,6 +214,10 @@ impl<'r> Run<'r> {
         // Leaf stages leave the value as it was when they fail; steps within a flow stage may have changed it before.
         let before = (is_flow && policy.is_some()).then(|| state.scope.remember());
         let written = (state.outputs.records.len(), state.outputs.facts.len());
+        if matches!(&step.action, Action::Stage(stage) if stage.waits()) {
+            let Services { budgets, clock, .. } = self.services;
+            budgets.first(&self.pipeline.name, &step.id, clock.elapsed());
+        }
         let mut attempts = Attempts::default();
         let mut before = before;
         loop {
@@ -224,15 +232,41 @@ impl<'r> Run<'r> {
                 state.scope.restore(memory);
                 before = Some(state.scope.remember());
             }
-            let wait = attempts.next(failed.fault.class, &policy.retry, rand::random());
+            let wait = attempts.next(&failed.fault, &policy.retry, rand::random());
             state.attempts = state.attempts.max(attempts.made);
             let comes_back = self.has_next_tier(policy, &failed.fault);
+            let wait = match wait {
+                Some(wait) if failed.fault.class == FaultClass::Transient => {
+                    self.afforded(step, policy, wait, comes_back).await
+                }
+                other => other,
+            };
             match (wait, policy.then) {
                 (Some(wait), _) => self.services.clock.sleep(wait).await,
                 (None, Then::Ignore) if !comes_back => return Ok(End::Through),
                 (None, Then::Ignore | Then::DeadLetter) => return Err(Failed { comes_back, ..failed }),
             }
         }
+    }
+
+    /// The wait before a retry, when there is one to be had: without, a record that can wait in a tier does so at once
+    /// (`None`), another waits here until there is.
+    async fn afforded(
+        &self,
+        step: &Step,
+        policy: &ErrorPolicy,
+        wait: Duration,
+        comes_back: bool,
+    ) -> Option<Duration> {
+        let Services { budgets, clock, .. } = self.services;
+        let name = &self.pipeline.name;
+        while !budgets.take(name, &step.id, clock.elapsed(), policy.retry.budget_percent) {
+            if comes_back {
+                return None;
+            }
+            clock.sleep(policy.retry.max.max(BUDGET_WAIT_MIN)).await;
+        }
+        Some(wait)
     }
 
     /// One attempt of one step.

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::assignment::Limits;
 use crate::engine::budget::Budget;
+use crate::engine::park::{Line, Way};
 use crate::engine::sender::{SenderGone, SenderSettings};
 use crate::engine::tasks::{TaskLost, Work};
 use crate::kafka::beacon::Beacon;
@@ -34,6 +35,8 @@ pub struct WorkerSettings {
     pub limits: Limits,
     /// Memory for records in flight, which all groups of the process share.
     pub budget: Arc<Budget>,
+    /// By which ways records come back.
+    pub lines: Vec<Line>,
     /// So many records that are done make a transaction, even while more are to be read.
     pub batch_records: usize,
     /// So long a finished record waits for others, while more are to be read.
@@ -59,6 +62,7 @@ impl WorkerSettings {
             running_max: 256,
             limits: Limits::default(),
             budget: Budget::new(Limits::default().group_bytes_max),
+            lines: Vec::new(),
             batch_records: 5_000,
             batch_interval: Duration::from_millis(100),
             revoke_drain: Duration::from_secs(2),
@@ -77,8 +81,8 @@ pub enum Processing {
     Pending(Work),
 }
 
-/// Takes a record through all pipelines of the group, at this time. Never panics and never blocks.
-pub type Process = Arc<dyn Fn(InRecord, DateTime<Utc>) -> Processing + Send + Sync>;
+/// Takes a record through pipelines of the group, as its way says, at this time. Never panics and never blocks.
+pub type Process = Arc<dyn Fn(InRecord, Way, DateTime<Utc>) -> Processing + Send + Sync>;
 
 /// The two ways to end a worker.
 #[derive(Clone, Debug, Default)]

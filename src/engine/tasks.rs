@@ -144,7 +144,7 @@ impl Tasks {
 }
 
 /// Takes the record's bytes out of its batch's memory, which one slow record would keep as a whole.
-fn with_own_bytes(record: InRecord) -> InRecord {
+pub(super) fn with_own_bytes(record: InRecord) -> InRecord {
     let mut bytes = BytesMut::with_capacity(record.size_bytes());
     let mut copy = |from: &[u8]| {
         bytes.extend_from_slice(from);

@@ -23,13 +23,15 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
 use crate::engine::assignment::{Assignment, Released};
 use crate::engine::at_least_once::{Progress, Unsent};
 use crate::engine::budget::Share;
+use crate::engine::park::Park;
+use crate::engine::returning::Scans;
 use crate::engine::sender::{Order, Outcome, Sender, SenderSettings};
 use crate::engine::settings::{Process, Processing, Stop, WorkerError, WorkerSettings};
 use crate::engine::status::{self, GroupStatus};
@@ -40,7 +42,7 @@ use crate::kafka::consumer::{CommitMode, GroupConsumer, Intent};
 use crate::kafka::offsets::Commit;
 use crate::kafka::txn::Batch;
 use crate::position::Epoch;
-use crate::record::OutRecord;
+use crate::record::{InRecord, OutRecord};
 use crate::telemetry::{self, Histogram, names};
 
 /// Records of one poll.
@@ -110,6 +112,9 @@ pub(super) struct Worker {
     pub(super) tasks: Tasks,
     pub(super) assignment: Assignment,
     pub(super) share: Share,
+    pub(super) park: Park,
+    /// What waits in partitions that are about to be taken, or read again.
+    pub(super) scans: Scans,
     pub(super) epoch: Epoch,
     pub(super) handed: Option<Handed>,
     /// At least once: what is done and not yet acknowledged.
@@ -151,6 +156,8 @@ impl Worker {
             tasks,
             assignment: Assignment::default(),
             share: settings.budget.join(),
+            park: Park::new(settings.lines.clone(), settings.limits.group_bytes_max / 4),
+            scans: Scans::default(),
             epoch: Epoch::default(),
             handed: None,
             unsent: Unsent::default(),
@@ -174,6 +181,7 @@ impl Worker {
         let result = self.turn_until_end();
         self.tasks.cancel(|_| true);
         self.report();
+        self.refuse_pending();
         // Leaving the group follows rebalances inside the callback, as nobody else will.
         self.consumer.begin_close();
         let Self { consumer, sender, .. } = self;
@@ -188,6 +196,7 @@ impl Worker {
             self.take_finished()?;
             self.follow_intents()?;
             self.rewind_if_due();
+            self.wake()?;
             self.begin_waiting_work();
             self.hand_over()?;
             self.commit_progress()?;
@@ -218,17 +227,26 @@ impl Worker {
         let (now, time) = (Instant::now(), Utc::now());
         self.status.counts.records += records.len() as u64;
         for record in records {
-            let Some(ticket) = self.assignment.admit(&record, now) else { continue };
-            if !self.settings.is_cpu_only {
-                self.tasks.push(ticket, record);
-                continue;
-            }
-            match (self.process)(record, time) {
-                Processing::Done(outputs) => self.complete(ticket, outputs),
-                Processing::Pending(work) => self.tasks.run_unordered(ticket, work),
+            if self.is_back(&record) {
+                self.take_back(record, now, time);
+            } else if let Some(ticket) = self.assignment.admit(&record, now) {
+                self.begin(ticket, record, time);
             }
         }
         Ok(())
+    }
+
+    /// A record's turn among those of its partition has come.
+    pub(super) fn begin(&mut self, ticket: Ticket, record: InRecord, time: DateTime<Utc>) {
+        if !self.settings.is_cpu_only {
+            self.tasks.push(ticket, record);
+            return;
+        }
+        let way = self.way(&ticket, &record);
+        match (self.process)(record, way, time) {
+            Processing::Done(outputs) => self.complete(ticket, outputs),
+            Processing::Pending(work) => self.tasks.run_unordered(ticket, work),
+        }
     }
 
     fn begin_waiting_work(&mut self) {
@@ -237,7 +255,9 @@ impl Worker {
         }
         let time = Utc::now();
         while let Some((lane, ticket, record)) = self.tasks.start() {
-            match (self.process)(record, time) {
+            // Not before: what an earlier record of its key came to decides.
+            let way = self.way(&ticket, &record);
+            match (self.process)(record, way, time) {
                 Processing::Done(outputs) => {
                     self.tasks.skip(lane);
                     self.complete(ticket, outputs);
@@ -255,6 +275,9 @@ impl Worker {
     }
 
     fn complete(&mut self, ticket: Ticket, outputs: Vec<OutRecord>) {
+        if self.assignment.is_current(&ticket) {
+            self.park.sent(&outputs);
+        }
         match self.settings.sender {
             SenderSettings::Transactions(..) => match self.assignment.complete(ticket, outputs) {
                 Completion::Kept => self.status.counts.completed += 1,
@@ -292,7 +315,8 @@ impl Worker {
 
     fn hand_over(&mut self) -> Result<(), WorkerError> {
         let ready = self.ready();
-        if ready == 0 || self.sender.is_busy() || self.rewind_at.is_some() {
+        let is_idle = ready == 0 && !self.has_to_remember();
+        if is_idle || self.sender.is_busy() || self.rewind_at.is_some() {
             return Ok(());
         }
         let since = *self.ready_since.get_or_insert_with(Instant::now);
@@ -309,6 +333,7 @@ impl Worker {
                 let mut records = Vec::with_capacity(ready);
                 let released = self.assignment.take_prefixes(batch_records * BACKLOG_BATCHES, &mut records);
                 let mut offsets = self.offsets(&released);
+                offsets.extend(self.remembered(&released));
                 if !keeps(Rule::OffsetsInTransaction) {
                     self.consumer.commit(&std::mem::take(&mut offsets), CommitMode::Async)?;
                 }
@@ -352,7 +377,7 @@ impl Worker {
                 self.status.trouble = None;
                 self.aborts_in_row = 0;
                 match handed {
-                    Some(Handed::Transaction(released)) => self.assignment.settle(&released),
+                    Some(Handed::Transaction(released)) => self.settle(&released),
                     Some(Handed::Plain(tickets)) => self.acknowledge(tickets),
                     // A rewind has thrown it away meanwhile.
                     None => {}

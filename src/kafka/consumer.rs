@@ -271,10 +271,22 @@ impl GroupConsumer {
         &mut self,
         partitions: &[Partition],
     ) -> Result<Vec<(Partition, From, String)>, ConsumerError> {
+        self.resolve_from(partitions, self.start)
+    }
+
+    /// As [`Self::resolve`], of partitions that begin at `start` without a committed offset.
+    ///
+    /// # Errors
+    /// When the broker does not answer within seconds.
+    pub fn resolve_from(
+        &mut self,
+        partitions: &[Partition],
+        start: Start,
+    ) -> Result<Vec<(Partition, From, String)>, ConsumerError> {
         let mut resolved = Vec::with_capacity(partitions.len());
         let mut fresh = Vec::new();
         for Committed { partition, next, leader_epoch, note } in self.committed(partitions)? {
-            let from = match (next, self.start) {
+            let from = match (next, start) {
                 (Some(next), _) => From::Offset(next),
                 (None, Start::Earliest) => From::Oldest,
                 (None, Start::Latest) => {

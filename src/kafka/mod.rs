@@ -14,6 +14,7 @@ mod outgoing;
 pub mod partitioner;
 pub mod producer;
 pub mod reader;
+pub mod scan;
 mod suspicion;
 pub mod tail;
 pub mod txn;

@@ -30,7 +30,7 @@ fn compile_own_policy(written: &ErrorPolicyConfig) -> ErrorPolicy {
 
 /// The policy that `written` means; what it leaves out is as in `default`.
 pub fn compile_policy(written: &ErrorPolicyConfig, default: &ErrorPolicy) -> ErrorPolicy {
-    let ErrorPolicyConfig { attempts, backoff, max, tiers: _, then } = written;
+    let ErrorPolicyConfig { attempts, backoff, max, budget_percent, tiers: _, then } = written;
     let (attempts, backoff, max, then) = (*attempts, *backoff, *max, *then);
     let backoff = backoff.unwrap_or(default.retry.backoff);
     ErrorPolicy {
@@ -38,6 +38,7 @@ pub fn compile_policy(written: &ErrorPolicyConfig, default: &ErrorPolicy) -> Err
             attempts: attempts.unwrap_or(default.retry.attempts),
             backoff,
             max: max.unwrap_or(default.retry.max).max(backoff),
+            budget_percent: budget_percent.unwrap_or(default.retry.budget_percent),
         },
         uses_tiers: true,
         then: match then {

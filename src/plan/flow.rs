@@ -97,6 +97,8 @@ pub struct Retry {
     pub backoff: Duration,
     /// Longest wait.
     pub max: Duration,
+    /// Retries of all records may be so many percent of first attempts ([`crate::stages::budget`]).
+    pub budget_percent: u32,
 }
 
 /// The end of an error policy.
@@ -109,13 +111,14 @@ pub enum Then {
 }
 
 impl Default for ErrorPolicy {
-    /// Three attempts, 500 ms doubling to 5 s, then dead letter.
+    /// Three attempts, 500 ms doubling to 5 s, retries up to a fifth of first attempts, then dead letter.
     fn default() -> Self {
         Self {
             retry: Retry {
                 attempts: NonZeroU32::MIN.saturating_add(2),
                 backoff: Duration::from_millis(500),
                 max: Duration::from_secs(5),
+                budget_percent: 20,
             },
             uses_tiers: true,
             then: Then::DeadLetter,

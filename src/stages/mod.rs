@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 pub(crate) mod bench;
+pub mod budget;
 pub mod clock;
 pub mod context;
 pub mod dedupe;

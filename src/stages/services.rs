@@ -19,6 +19,7 @@ use crate::postgres::rows;
 use crate::schema::codec::Codec;
 use crate::schema::error::SchemaError;
 use crate::schema::value::SharedSchema;
+use crate::stages::budget::Budgets;
 use crate::stages::clock::Clock;
 use crate::stages::destinations::Destinations;
 use crate::stages::limits::Limits;
@@ -41,6 +42,8 @@ pub struct Services {
     pub dedupe: DedupeStore,
     /// Buckets of the rate limits.
     pub limits: Limits,
+    /// Retries that may be made.
+    pub budgets: Budgets,
 }
 
 /// Calls to destinations.
@@ -82,6 +85,7 @@ impl Services {
             sql: SqlService::Scripted(sql),
             dedupe: DedupeStore::memory(),
             limits: Limits::default(),
+            budgets: Budgets::default(),
         }
     }
 

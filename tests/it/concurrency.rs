@@ -21,7 +21,7 @@ const AT_WORK: usize = 10_000;
 /// Copies after `is_open` says so, and then after a wait of its own; counts what is at work.
 fn copy_behind_a_gate(output: &str, at_work: Arc<AtomicUsize>, is_open: watch::Receiver<bool>) -> Process {
     let output: Arc<str> = Arc::from(output);
-    Arc::new(move |record, _now| {
+    Arc::new(move |record, _way, _now| {
         let (output, at_work, mut is_open) = (Arc::clone(&output), Arc::clone(&at_work), is_open.clone());
         Processing::Pending(Box::pin(async move {
             at_work.fetch_add(1, Ordering::SeqCst);

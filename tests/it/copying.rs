@@ -64,13 +64,13 @@ impl Scenario {
     /// Copies at once.
     pub fn copy(&self) -> Process {
         let output: Arc<str> = Arc::from(self.output.as_str());
-        Arc::new(move |record, _now| Processing::Done(vec![copied(record, &output)]))
+        Arc::new(move |record, _way, _now| Processing::Done(vec![copied(record, &output)]))
     }
 
     /// Copies after a wait that depends on the record.
     pub fn copy_slowly(&self, wait: impl Fn(&InRecord) -> Duration + Send + Sync + 'static) -> Process {
         let output: Arc<str> = Arc::from(self.output.as_str());
-        Arc::new(move |record, _now| {
+        Arc::new(move |record, _way, _now| {
             let (wait, output) = (wait(&record), Arc::clone(&output));
             Processing::Pending(Box::pin(async move {
                 tokio::time::sleep(wait).await;

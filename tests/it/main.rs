@@ -20,5 +20,6 @@ mod poison;
 mod private_postgres;
 mod project;
 mod rebalance;
+mod retries;
 mod rules;
 mod static_membership;

@@ -77,7 +77,7 @@ pub struct LagArgs {
 /// `ledger`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "ingested = succeeded + filtered + dead_lettered + in flight: counted over the records that Kafka still has, \
+    after_help = "ingested = succeeded + filtered + dead_lettered + parked + in flight: counted over the records that Kafka still has, \
     which are all read. Exit code 1 when a record has no result.\n\n\
     Examples:\n  \
     millrace ledger\n  \
