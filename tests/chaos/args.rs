@@ -38,7 +38,7 @@ pub struct Args {
     /// Tell what cases there are.
     #[arg(long)]
     pub list: bool,
-    /// Only the short set, with 3,000 events.
+    /// Only the short set, with 2,000 events.
     #[arg(long, conflicts_with_all = ["cases", "events"])]
     pub short: bool,
     /// Run each case with its rule switched off, and expect it to fail. Needs a build with debug assertions.

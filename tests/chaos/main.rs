@@ -34,7 +34,7 @@ use crate::project::Workload;
 use crate::report::{Run, Verdict};
 
 /// Events of each workload in the short set.
-const SHORT_EVENTS: u64 = 3_000;
+const SHORT_EVENTS: u64 = 2_000;
 
 fn main() -> ExitCode {
     if std::env::args_os().len() < 2 {
