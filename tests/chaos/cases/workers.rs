@@ -121,9 +121,9 @@ pub const ZOMBIE: Case = Case {
     short: &[Workload::Copy],
     play: |ground| {
         let rounds = ground.rounds(5);
-        sleep_before_transaction(ground, rounds + 1)?;
+        sleep_before_transaction(ground)?;
         for _ in 0..rounds {
-            ground.backlog(rounds + 1)?;
+            ground.backlog(rounds)?;
             let worker = ground.some_worker();
             ground.fleet.get(&worker).freeze();
             if ground.workload.has_kpi() {
@@ -145,7 +145,7 @@ pub const ZOMBIE: Case = Case {
 };
 
 /// The worst moment: what will be written, and in whose name, is decided; when it wakes, others have done the work.
-fn sleep_before_transaction(ground: &mut Ground<'_>, rounds: u64) -> anyhow::Result<()> {
+fn sleep_before_transaction(ground: &mut Ground<'_>) -> anyhow::Result<()> {
     let name = "worker-0";
     let worker = ground.fleet.get(name);
     worker.terminate();
@@ -155,7 +155,8 @@ fn sleep_before_transaction(ground: &mut Ground<'_>, rounds: u64) -> anyhow::Res
     let begun = Instant::now();
     while !ground.fleet.get(name).is_asleep() {
         ground.demand(begun.elapsed() < PATIENCE, || format!("{name} began no transaction"))?;
-        ground.backlog(rounds * 2)?;
+        // No backlog by freezing here: its SIGCONT could wake the worker just as it falls asleep.
+        ground.generator.send(100)?;
         ground.wait(Duration::from_secs(1));
     }
     let pause = ground.between_ms(TWO_SESSIONS_MS.0, TWO_SESSIONS_MS.1);
