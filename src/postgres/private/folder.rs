@@ -20,8 +20,7 @@ const OURS: [&str; 4] = ["lock", "log", "data", "data.new"];
 #[derive(Debug)]
 pub struct Home {
     path: PathBuf,
-    /// Held for the sake of its lock.
-    _lock: File,
+    lock: File,
     is_temporary: bool,
 }
 
@@ -40,7 +39,7 @@ impl Home {
             .create(&path)
             .map_err(|source| system("make the folder", &path, source))?;
         let lock = lock(&path)?;
-        Ok(Self { path, _lock: lock, is_temporary: true })
+        Ok(Self { path, lock, is_temporary: true })
     }
 
     /// The folder at `path`, made when it is not there. With a `user` who must be able to enter it.
@@ -57,7 +56,7 @@ impl Home {
             return Err(PrivateError::Closed { user: user.name.clone(), blocked });
         }
         let lock = lock(&path)?;
-        Ok(Self { path, _lock: lock, is_temporary: false })
+        Ok(Self { path, lock, is_temporary: false })
     }
 
     /// The folder.
@@ -117,6 +116,9 @@ impl Drop for Home {
         {
             tracing::warn!(%error, folder = %self.path.display(), "a temporary folder could not be removed");
         }
+        // Closing alone would not do: a process that is being started by another thread holds a copy of the file until
+        // it executes its program, and the lock with it.
+        let _ = self.lock.unlock();
     }
 }
 
@@ -200,6 +202,17 @@ mod tests {
         drop(first);
         assert!(path.join("lock").is_file(), "a kept folder stays");
         Home::kept(&path, None).expect("it is free again");
+    }
+
+    #[test]
+    fn a_folder_is_free_again_though_a_starting_process_has_a_copy_of_its_lock() {
+        let above = tempfile::tempdir().expect("a temporary folder");
+        let path = above.path().join("cluster");
+        let home = Home::kept(&path, None).expect("it is free");
+        let copy = home.lock.try_clone().expect("a file can be copied");
+        drop(home);
+        Home::kept(&path, None).expect("it is free again");
+        drop(copy);
     }
 
     #[test]
