@@ -38,6 +38,16 @@ impl Namespace {
         self.name("kpis")
     }
 
+    /// Topic of what was decided about dead letters (compacted; one record a letter).
+    pub fn decisions_topic(&self) -> Arc<str> {
+        self.name("dead-letter-decisions")
+    }
+
+    /// `transactional.id` of whoever decides about the dead letters of `pipeline`: one at a time.
+    pub fn redrive_id(&self, pipeline: &str) -> Arc<str> {
+        self.name(&format!("dlq-replay.{pipeline}"))
+    }
+
     /// `<namespace>.<word>`: consumer groups and transactional ids.
     pub fn name(&self, word: &str) -> Arc<str> {
         format!("{}.{word}", self.0).into()

@@ -1,5 +1,6 @@
 //! Dead letters: what their headers say, which are meant, and the record that a replay writes. Pure.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
@@ -7,6 +8,8 @@ use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use crate::engine::headers::{SOURCE, comeback, connect, dead_letter};
+use crate::engine::replayed::{self, Replayed};
+use crate::fault::FaultClass;
 use crate::record::{Header, HeaderName, InRecord, OutRecord, last_header};
 
 /// A dead letter that was replayed so often is not replayed again: what fails three times fails for a reason.
@@ -69,6 +72,14 @@ pub struct Letter {
     pub event_id: Option<String>,
     /// Bytes of a value that was too large to be kept here.
     pub value_dropped: Option<u64>,
+    /// How many headers were too large to be kept here.
+    pub headers_dropped: Option<u64>,
+    /// Bytes of a key that was too large to be kept here.
+    pub key_dropped: Option<u64>,
+    /// Hash of the pipeline's text that it failed with.
+    pub config_hash: Option<String>,
+    /// What its last replay said of the failure before.
+    pub replayed: Option<Replayed>,
 }
 
 /// Reads the headers of a record of the dead-letter topic of `pipeline`.
@@ -77,6 +88,7 @@ pub fn letter(pipeline: &str, record: &InRecord) -> Letter {
     let number = |name: &str| record.header_text(name).and_then(|text| text.parse::<i64>().ok());
     let time = |name: &str| record.header_text(name).and_then(|text| DateTime::parse_from_rfc3339(text).ok());
     let small = |name: &str| number(name).and_then(|number| u32::try_from(number).ok());
+    let count = |name: &str| number(name).and_then(|number| u64::try_from(number).ok());
     let origin = || {
         let partition = i32::try_from(number(connect::PARTITION)?).ok()?;
         Some((text(connect::TOPIC)?, partition, number(connect::OFFSET)?))
@@ -96,7 +108,11 @@ pub fn letter(pipeline: &str, record: &InRecord) -> Letter {
         origin: origin(),
         key: record.key.clone(),
         event_id: text(dead_letter::EVENT_ID),
-        value_dropped: number(dead_letter::VALUE_DROPPED).and_then(|bytes| u64::try_from(bytes).ok()),
+        value_dropped: count(dead_letter::VALUE_DROPPED),
+        headers_dropped: count(dead_letter::HEADERS_DROPPED),
+        key_dropped: count(dead_letter::KEY_DROPPED),
+        config_hash: text(dead_letter::CONFIG_HASH),
+        replayed: own_headers(&record.headers).1,
     }
 }
 
@@ -105,8 +121,14 @@ pub fn letter(pipeline: &str, record: &InRecord) -> Letter {
 pub struct Filter {
     /// With this class.
     pub class: Option<String>,
+    /// That failed at this step.
+    pub stage: Option<String>,
     /// With this key.
     pub key: Option<String>,
+    /// That failed at this time or later.
+    pub since: Option<DateTime<Utc>>,
+    /// That failed before this time.
+    pub until: Option<DateTime<Utc>>,
     /// These and no others; empty means all.
     pub ids: Vec<LetterId>,
 }
@@ -114,50 +136,87 @@ pub struct Filter {
 impl Filter {
     /// Whether `letter` is meant.
     pub fn takes(&self, letter: &Letter) -> bool {
-        let Self { class, key, ids } = self;
+        let Self { class, stage, key, since, until, ids } = self;
         class.as_ref().is_none_or(|class| *class == letter.class)
+            && stage.as_ref().is_none_or(|stage| Some(stage) == letter.stage.as_ref())
             && key.as_ref().is_none_or(|key| letter.key.as_deref() == Some(key.as_bytes()))
+            && since.is_none_or(|since| letter.failed_at.is_some_and(|failed| failed >= since))
+            && until.is_none_or(|until| letter.failed_at.is_some_and(|failed| failed < until))
             && (ids.is_empty() || ids.contains(&letter.id))
     }
 }
 
-/// The newest first; of one time the higher offset.
-pub fn sort_newest_first(letters: &mut [Letter]) {
-    letters.sort_by(|left, right| {
-        let place = |letter: &Letter| (letter.failed_at, letter.id.offset);
-        place(right).cmp(&place(left)).then_with(|| left.id.cmp(&right.id))
-    });
+/// The newest before the older ones; of one time the higher offset.
+pub fn newest_first(left: &Letter, right: &Letter) -> Ordering {
+    let place = |letter: &Letter| (letter.failed_at, letter.id.offset);
+    place(right).cmp(&place(left)).then_with(|| left.id.cmp(&right.id))
 }
 
-/// Why a dead letter is not replayed; `None` when it may be.
-pub fn refusal(letter: &Letter) -> Option<String> {
+/// Why a dead letter is not replayed; `None` when it may be. `hash` is that of its pipeline's present text, where it is
+/// known. With `force`, that nothing has changed is no reason.
+pub fn refusal(letter: &Letter, hash: Option<&str>, force: bool) -> Option<String> {
     if letter.origin.is_none() {
         return Some("its headers do not say which topic it came from".to_owned());
     }
-    if letter.value_dropped.is_some() {
-        return Some("its value was too large to be kept here; it is still where its headers say".to_owned());
+    let dropped = [
+        (letter.value_dropped, "its value was"),
+        (letter.headers_dropped, "its headers were"),
+        (letter.key_dropped, "its key was"),
+    ];
+    if let Some((_, what)) = dropped.iter().find(|(dropped, _)| dropped.is_some()) {
+        return Some(format!("{what} too large to be kept here; the record is still where its origin says"));
     }
     if letter.replays >= REPLAYS_MAX {
         return Some(format!("it was replayed {} times already and failed each time", letter.replays));
     }
-    None
+    if force { None } else { unchanged(letter, hash) }
 }
 
-/// The record that a replay of a dead letter writes: original key, value, time and headers, and how often it was
-/// replayed. `None` when the dead letter does not say where it came from.
-pub fn replay(record: &InRecord) -> Option<OutRecord> {
-    let letter = letter("", record);
-    let (topic, _, _) = letter.origin?;
-    let mut headers = original_headers(&record.headers);
-    // They count over all replays; the last of a name is what readers take.
-    headers.retain(|header| {
-        let name = header.name.as_str();
-        name != dead_letter::REPLAY_COUNT && name != dead_letter::FIRST_FAILURE
-    });
-    if let Some(first) = record.header_text(dead_letter::FIRST_FAILURE) {
-        headers.push(Header::of(dead_letter::FIRST_FAILURE, first.to_owned()));
+/// Whether a replay is bound to end as before: the pipeline's text is the one it failed with, and the class says that
+/// the record itself is the reason, or it has failed alike after a replay already.
+fn unchanged(letter: &Letter, hash: Option<&str>) -> Option<String> {
+    let failed_with = letter.config_hash.as_deref()?;
+    if hash.is_some_and(|hash| hash != failed_with) {
+        return None;
     }
-    headers.push(Header::of(dead_letter::REPLAY_COUNT, letter.replays.saturating_add(1).to_string()));
+    let class = letter.class.as_str();
+    let before = letter.replayed.as_ref();
+    if before.is_some_and(|before| {
+        before.class.as_deref() == Some(class) && before.config_hash.as_deref() == Some(failed_with)
+    }) {
+        return Some(format!(
+            "it was replayed with this same text of the pipeline ({failed_with}) and failed alike ({class}); \
+             mend the pipeline first, or --force"
+        ));
+    }
+    let is_by_itself = class == FaultClass::Bug.name() || class == FaultClass::Poison.name();
+    (is_by_itself && hash.is_some()).then(|| {
+        format!(
+            "the pipeline's text has not changed since ({failed_with}), so the same record would fail the same way \
+             ({class}); mend the pipeline first, or --force"
+        )
+    })
+}
+
+/// The record that a replay of a dead letter of `pipeline` writes: original key, value, time and headers, and how often
+/// it was replayed. `None` when the dead letter does not say where it came from.
+pub fn replay(pipeline: &str, record: &InRecord) -> Option<OutRecord> {
+    let Letter { id, class, replays, failed_at, origin, config_hash, replayed, .. } =
+        letter(pipeline, record);
+    let (topic, _, _) = origin?;
+    let first = replayed.and_then(|replayed| replayed.first_failure);
+    let first = first.or_else(|| record.header_text(dead_letter::FIRST_FAILURE).map(str::to_owned));
+    let mut headers = own_headers(&record.headers).0;
+    headers.extend(
+        Replayed {
+            count: replays.saturating_add(1),
+            first_failure: first.or_else(|| failed_at.map(time)),
+            class: Some(class),
+            config_hash,
+            letter: Some(id.to_string()),
+        }
+        .headers(),
+    );
     Some(OutRecord {
         topic: Arc::from(topic),
         partition: None,
@@ -168,14 +227,15 @@ pub fn replay(record: &InRecord) -> Option<OutRecord> {
     })
 }
 
-/// The headers that the record had before it became a dead letter. Those of the dead letter stand behind them, and say
-/// how many there are; in older ones they begin with the last `millrace.source`; where something else wrote the dead
-/// letter, they are known by their names.
-fn original_headers(headers: &[Header]) -> Vec<Header> {
+/// The headers that the record had before it became a dead letter, and what its last replay said. Those of the dead
+/// letter stand behind them, and say how many there are; in older ones they begin with the last `millrace.source`; where
+/// something else wrote the dead letter, they are known by their names.
+fn own_headers(headers: &[Header]) -> (Vec<Header>, Option<Replayed>) {
     let count = last_header(headers, comeback::ORIGIN_HEADERS);
     let count = count.and_then(|count| std::str::from_utf8(count).ok()?.parse::<usize>().ok());
-    if let Some(own) = count.and_then(|count| headers.get(..count)) {
-        return own.to_vec();
+    if let Some((own, added)) = count.and_then(|count| headers.split_at_checked(count)) {
+        let (own, replayed) = replayed::split(own);
+        return (own.to_vec(), replayed.or_else(|| Replayed::of(added)));
     }
     let is_error = |name: &HeaderName| {
         name.as_str().starts_with(CONNECT_PREFIX) || name.as_str().starts_with(dead_letter::PREFIX)
@@ -185,9 +245,10 @@ fn original_headers(headers: &[Header]) -> Vec<Header> {
         && headers[begin + 1..].iter().any(|header| is_error(&header.name))
         && headers[begin + 1..].iter().all(|header| is_error(&header.name))
     {
-        return headers[..begin].to_vec();
+        let (own, replayed) = replayed::split(&headers[..begin]);
+        return (own.to_vec(), replayed);
     }
-    headers.iter().filter(|header| !is_error(&header.name)).cloned().collect()
+    (headers.iter().filter(|header| !is_error(&header.name)).cloned().collect(), None)
 }
 
 /// A time as the command line prints it.

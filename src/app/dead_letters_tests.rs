@@ -23,6 +23,7 @@ fn letter_headers(replays: &str) -> Vec<Header> {
         Header::of(dead_letter::MESSAGE, "no such field"),
         Header::of(dead_letter::FIRST_FAILURE, "2026-11-24T00:00:00.000Z"),
         Header::of(dead_letter::LAST_FAILURE, "2026-11-24T01:00:00.000Z"),
+        Header::of(dead_letter::CONFIG_HASH, "0123456789ab"),
         Header::of(dead_letter::REPLAY_COUNT, replays.to_owned()),
     ]
 }
@@ -50,10 +51,10 @@ fn a_name_is_read_as_it_is_printed() {
 }
 
 #[test]
-fn a_replay_has_the_original_headers_and_counts() {
+fn a_replay_has_the_original_headers_and_says_what_was_before() {
     let mut headers = vec![Header::of("ce_id", "evt_1"), Header::of(SOURCE, "raw/0/1")];
     headers.extend(letter_headers("0"));
-    let replayed = replay(&record(headers)).expect("it says where it came from");
+    let replayed = replay("leads", &record(headers)).expect("it says where it came from");
     assert_eq!(&*replayed.topic, "events");
     assert_eq!((replayed.key, replayed.partition), (Some(Bytes::from_static(b"ada")), None));
     assert_eq!(
@@ -62,6 +63,9 @@ fn a_replay_has_the_original_headers_and_counts() {
             ("ce_id", "evt_1"),
             (SOURCE, "raw/0/1"),
             (dead_letter::FIRST_FAILURE, "2026-11-24T00:00:00.000Z"),
+            (dead_letter::REPLAYED_CLASS, "permanent"),
+            (dead_letter::REPLAYED_CONFIG_HASH, "0123456789ab"),
+            (dead_letter::REPLAYED_LETTER, "leads/2/7"),
             (dead_letter::REPLAY_COUNT, "1"),
         ]
     );
@@ -71,19 +75,38 @@ fn a_replay_has_the_original_headers_and_counts() {
 fn a_second_replay_counts_on_and_keeps_each_header_once() {
     let mut headers = vec![
         Header::of("ce_id", "evt_1"),
-        Header::of(dead_letter::FIRST_FAILURE, "2026-11-24T00:00:00.000Z"),
+        Header::of(dead_letter::FIRST_FAILURE, "2026-11-20T00:00:00.000Z"),
+        Header::of(dead_letter::REPLAYED_CLASS, "transient"),
         Header::of(dead_letter::REPLAY_COUNT, "1"),
     ];
     headers.extend(letter_headers("1"));
-    let replayed = replay(&record(headers)).expect("it says where it came from");
+    let replayed = replay("leads", &record(headers)).expect("it says where it came from");
     assert_eq!(
         names(&replayed.headers),
         [
             ("ce_id", "evt_1"),
-            (dead_letter::FIRST_FAILURE, "2026-11-24T00:00:00.000Z"),
+            (dead_letter::FIRST_FAILURE, "2026-11-20T00:00:00.000Z"),
+            (dead_letter::REPLAYED_CLASS, "permanent"),
+            (dead_letter::REPLAYED_CONFIG_HASH, "0123456789ab"),
+            (dead_letter::REPLAYED_LETTER, "leads/2/7"),
             (dead_letter::REPLAY_COUNT, "2"),
         ]
     );
+}
+
+#[test]
+fn the_dead_letter_that_a_record_was_stays_when_its_reader_fails() {
+    // A pipeline read the dead letters of another and failed on one.
+    let mut own = vec![Header::of("ce_id", "evt_1")];
+    own.extend(letter_headers("2"));
+    own.push(Header::of(dead_letter::EVENT_ID, "evt_1"));
+    let mut headers = own.clone();
+    headers.extend(letter_headers("0"));
+    let record = record(headers);
+    assert_eq!(letter("audit", &record).replays, 0);
+    let replayed = replay("audit", &record).expect("it says where it came from");
+    assert_eq!(replayed.headers[..own.len()], own[..]);
+    assert_eq!(replayed.headers.len(), own.len() + 5);
 }
 
 #[test]
@@ -96,32 +119,96 @@ fn dead_letters_of_kafka_connect_are_understood() {
         Header::of(connect::EXCEPTION_MESSAGE, "it broke"),
     ];
     let record = record(headers);
-    let replayed = replay(&record).expect("it says the topic");
-    assert_eq!(names(&replayed.headers), [("mine", "1"), (dead_letter::REPLAY_COUNT, "1")]);
+    let replayed = replay("leads", &record).expect("it says the topic");
+    assert_eq!(
+        names(&replayed.headers),
+        [
+            ("mine", "1"),
+            (dead_letter::FIRST_FAILURE, "1970-01-01T00:00:01.000Z"),
+            (dead_letter::REPLAYED_CLASS, "unknown"),
+            (dead_letter::REPLAYED_LETTER, "leads/2/7"),
+            (dead_letter::REPLAY_COUNT, "1"),
+        ]
+    );
 }
 
 #[test]
 fn what_is_replayed_too_often_or_has_no_value_is_refused() {
-    assert_eq!(refusal(&letter("leads", &record(letter_headers("2")))), None);
-    assert!(
-        refusal(&letter("leads", &record(letter_headers("3")))).is_some_and(|text| text.contains("3 times"))
-    );
-    assert!(refusal(&letter("leads", &record(Vec::new()))).is_some());
-    let mut headers = letter_headers("0");
-    headers.push(Header::of(dead_letter::VALUE_DROPPED, "2000000"));
-    assert!(refusal(&letter("leads", &record(headers))).is_some_and(|text| text.contains("too large")));
+    let refused = |headers: Vec<Header>| refusal(&letter("leads", &record(headers)), None, true);
+    assert_eq!(refused(letter_headers("2")), None);
+    assert!(refused(letter_headers("3")).is_some_and(|text| text.contains("3 times")));
+    assert!(refused(Vec::new()).is_some());
+    for dropped in [dead_letter::VALUE_DROPPED, dead_letter::HEADERS_DROPPED, dead_letter::KEY_DROPPED] {
+        let mut headers = letter_headers("0");
+        headers.push(Header::of(dropped, "2000000"));
+        assert!(refused(headers).is_some_and(|text| text.contains("too large")), "{dropped}");
+    }
+}
+
+#[test]
+fn where_nothing_has_changed_a_replay_is_refused_unless_forced() {
+    const FAILED_WITH: &str = "0123456789ab";
+    let replayed = |class: &str, hash: &str| Replayed {
+        count: 1,
+        class: Some(class.to_owned()),
+        config_hash: Some(hash.to_owned()),
+        ..Replayed::default()
+    };
+    let alike = Some(replayed("permanent", FAILED_WITH));
+    // Class now, replay before, hash of the present text; whether it is refused.
+    for (class, before, hash, is_refused) in [
+        ("permanent", None, Some(FAILED_WITH), false),
+        ("permanent", None, None, false),
+        ("permanent", alike.clone(), Some(FAILED_WITH), true),
+        ("permanent", alike.clone(), None, true),
+        ("permanent", alike.clone(), Some("mended"), false),
+        ("permanent", Some(replayed("transient", FAILED_WITH)), Some(FAILED_WITH), false),
+        ("permanent", Some(replayed("permanent", "older")), Some(FAILED_WITH), false),
+        ("bug", None, Some(FAILED_WITH), true),
+        ("bug", None, Some("mended"), false),
+        ("poison", None, Some(FAILED_WITH), true),
+        ("poison", None, None, false),
+        ("transient", None, Some(FAILED_WITH), false),
+    ] {
+        let letter = Letter {
+            class: class.to_owned(),
+            replayed: before.clone(),
+            ..letter("leads", &record(letter_headers("0")))
+        };
+        let why = refusal(&letter, hash, false);
+        assert_eq!(why.is_some(), is_refused, "{class} {before:?} {hash:?}: {why:?}");
+        assert!(why.is_none_or(|why| why.contains("--force") && why.contains(FAILED_WITH)));
+        assert_eq!(refusal(&letter, hash, true), None);
+    }
 }
 
 #[test]
 fn filters_take_what_they_name() {
-    let letter = letter("leads", &record(letter_headers("0")));
-    let takes = |class: Option<&str>, key: Option<&str>, ids: &[&str]| {
-        let ids = ids.iter().filter_map(|id| LetterId::parse(id)).collect();
-        Filter { class: class.map(str::to_owned), key: key.map(str::to_owned), ids }.takes(&letter)
-    };
-    assert!(takes(None, None, &[]) && takes(Some("permanent"), Some("ada"), &["leads/2/7"]));
-    assert!(!takes(Some("poison"), None, &[]) && !takes(None, Some("bob"), &[]));
-    assert!(!takes(None, None, &["leads/2/8"]));
+    let mut headers = letter_headers("0");
+    headers.push(Header::of(dead_letter::STAGE, "upsert"));
+    let letter = letter("leads", &record(headers));
+    let all = Filter::default();
+    let text = |text: &str| Some(text.to_owned());
+    let at = |text: &str| DateTime::parse_from_rfc3339(text).ok().map(|time| time.with_timezone(&Utc));
+    let ids = |id: &str| LetterId::parse(id).into_iter().collect::<Vec<_>>();
+    for filter in [
+        all.clone(),
+        Filter { class: text("permanent"), stage: text("upsert"), key: text("ada"), ..all.clone() },
+        Filter { since: at("2026-11-24T01:00:00Z"), until: at("2026-11-24T01:00:00.001Z"), ..all.clone() },
+        Filter { ids: ids("leads/2/7"), ..all.clone() },
+    ] {
+        assert!(filter.takes(&letter), "{filter:?}");
+    }
+    for filter in [
+        Filter { class: text("poison"), ..all.clone() },
+        Filter { stage: text("map-1"), ..all.clone() },
+        Filter { key: text("bob"), ..all.clone() },
+        Filter { since: at("2026-11-24T01:00:00.001Z"), ..all.clone() },
+        Filter { until: at("2026-11-24T01:00:00Z"), ..all.clone() },
+        Filter { ids: ids("leads/2/8"), ..all.clone() },
+    ] {
+        assert!(!filter.takes(&letter), "{filter:?}");
+    }
 }
 
 #[test]
@@ -132,14 +219,15 @@ fn the_newest_stand_first() {
         letter("leads", &record)
     };
     let mut letters =
-        vec![at(1, "2026-11-24T00:00:00Z"), at(2, "2026-11-24T02:00:00Z"), at(3, "2026-11-24T00:00:00Z")];
-    sort_newest_first(&mut letters);
+        [at(1, "2026-11-24T00:00:00Z"), at(2, "2026-11-24T02:00:00Z"), at(3, "2026-11-24T00:00:00Z")];
+    letters.sort_by(newest_first);
     assert_eq!(letters.iter().map(|letter| letter.id.offset).collect::<Vec<_>>(), [2, 3, 1]);
 }
 
 #[test]
 fn no_count_of_replays_starts_again() {
-    let replayed = replay(&record(letter_headers("4294967295"))).expect("it says where it came from");
+    let replayed =
+        replay("leads", &record(letter_headers("4294967295"))).expect("it says where it came from");
     let count = last_header(&replayed.headers, dead_letter::REPLAY_COUNT).expect("it counts");
     assert_eq!(count, "4294967295");
 }

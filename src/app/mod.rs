@@ -2,7 +2,9 @@
 
 pub mod apply;
 pub mod changes;
+pub mod condition;
 pub mod dead_letters;
+pub mod decisions;
 pub mod doctor;
 pub mod embedded;
 pub mod follow;
@@ -13,6 +15,7 @@ pub mod ledger;
 pub mod made_up;
 pub mod project;
 pub mod reach;
+pub mod redrive;
 pub mod servers;
 pub mod services;
 pub mod session;

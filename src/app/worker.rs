@@ -1,7 +1,8 @@
 //! Builds the role `worker`: one per consumer group.
 
+use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -12,16 +13,18 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::server::Health;
 use crate::app::servers::Servers;
 use crate::app::supervise::Role;
+use crate::engine::alarm::{Alarm, Alert};
 use crate::engine::answers::Answers;
 use crate::engine::budget::{self, Budget, Parts};
 use crate::engine::comeback::{Comeback, Past};
+use crate::engine::halt::Halt;
 use crate::engine::outbox::{Became, Outbox, Sizes};
 use crate::engine::park::{Line, Way};
 use crate::engine::sender::SenderSettings;
 use crate::engine::settings::{Process, Processing, Stop, WorkerSettings};
 use crate::engine::verdict::Verdict;
 use crate::engine::watchdog::{self, Attempts, Patience};
-use crate::engine::{run, worker};
+use crate::engine::{replayed, run, worker};
 use crate::failpoint::{Rule, keeps};
 use crate::fault::{Fault, FaultClass};
 use crate::kafka::settings::{ConsumerSettings, Fetching, ProducerSettings, TransactionSettings};
@@ -101,7 +104,8 @@ pub fn role(group: &Arc<Group>, shared: &Shared<'_>) -> anyhow::Result<Role> {
     settings.budget = Arc::clone(budget);
     hold_to(parts, &mut settings);
     let (beacon, attempts, patience) = (settings.beacon.clone(), Attempts::default(), *patience);
-    let process = process(group, Arc::clone(services), outbox, attempts.clone());
+    let halt = settings.halt.clone();
+    let process = process(group, Arc::clone(services), outbox, (attempts.clone(), halt));
     let drain = CancellationToken::new();
     let stop = Stop { drain: drain.clone(), now: CancellationToken::new() };
     let running = worker::spawn(settings, process, tokio::runtime::Handle::current(), stop)
@@ -118,10 +122,11 @@ pub fn role(group: &Arc<Group>, shared: &Shared<'_>) -> anyhow::Result<Role> {
             let (call, attempt) = (beacon.current(), attempts.oldest());
             let stuck = watchdog::judge(Instant::now(), &patience, status.polled_at, call, attempt);
             let live = stuck.is_empty();
-            let detail = match (live, &status.trouble) {
-                (false, _) => stuck.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
-                (true, Some(trouble)) => trouble.clone(),
-                (true, None) => {
+            let detail = match (live, &status.stopped, &status.trouble) {
+                (false, _, _) => stuck.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+                (true, Some(reason), _) => reason.to_string(),
+                (true, None, Some(trouble)) => trouble.clone(),
+                (true, None, None) => {
                     let held_kib = status.held_bytes >> 10;
                     format!(
                         "{} partitions, lag {}, {held_kib} KiB held",
@@ -130,7 +135,8 @@ pub fn role(group: &Arc<Group>, shared: &Shared<'_>) -> anyhow::Result<Role> {
                     )
                 }
             };
-            Health { role: role.clone(), live, ready: live && status.is_joined, detail }
+            let ready = live && status.is_joined && status.stopped.is_none();
+            Health { role: role.clone(), live, ready, detail }
         }),
     })
 }
@@ -209,21 +215,35 @@ struct Counted {
     filtered: Counter,
     dead_lettered: Counter,
     durations: Histogram,
+    /// Verdicts come from several threads.
+    alarm: Option<Mutex<Alarm>>,
 }
 
 /// What is counted of a verdict, which itself goes into the outbox.
-#[derive(Clone, Copy)]
 struct Seen {
     attempts: u32,
     duration: Duration,
-    class: &'static str,
+    failure: Option<Failure>,
 }
+
+struct Failure {
+    class: &'static str,
+    stage: Option<Arc<str>>,
+    message: Cow<'static, str>,
+}
+
+/// Without a fault a record can only become a dead letter by an output that is too large.
+const TOO_LARGE: Failure =
+    Failure { class: "permanent", stage: None, message: Cow::Borrowed("an output is too large") };
 
 impl Seen {
     fn of(verdict: &Verdict) -> Self {
-        // Without a fault it can only become a dead letter by an output that is too large.
-        let class = verdict.fault.as_ref().map_or(FaultClass::Permanent, |fault| fault.class).name();
-        Self { attempts: verdict.attempts, duration: verdict.duration, class }
+        let failure = verdict.fault.as_ref().map(|fault| Failure {
+            class: fault.class.name(),
+            stage: verdict.stage.clone(),
+            message: Cow::Owned(fault.message.clone()),
+        });
+        Self { attempts: verdict.attempts, duration: verdict.duration, failure }
     }
 }
 
@@ -237,18 +257,36 @@ impl Counted {
             filtered: outcome(Outcome::Filtered),
             dead_lettered: outcome(Outcome::DeadLettered),
             durations: telemetry::histogram(names::EXECUTION_DURATION, &[&pipeline.name]),
+            alarm: pipeline.stop_above.map(|limit| Mutex::new(Alarm::new(limit))),
+        }
+    }
+
+    /// Holds a verdict against the pipeline's limit for dead letters.
+    fn watch(&self, seen: &Seen, became: Became, now: Duration) -> Option<Alert> {
+        let mut alarm = self.alarm.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        match became {
+            Became::Parked | Became::Ended(Outcome::Filtered) => None,
+            Became::Ended(Outcome::Succeeded) => {
+                alarm.passed(now);
+                None
+            }
+            Became::Ended(Outcome::DeadLettered) => {
+                let Failure { class, stage, message } = seen.failure.as_ref().unwrap_or(&TOO_LARGE);
+                alarm.dead(now, class, stage.as_ref(), message)
+            }
         }
     }
 
     /// Counts a verdict as it is released. A repeated record is counted again; the ledger's topic is what counts once.
-    fn count(&self, seen: Seen, became: Became) {
+    fn count(&self, seen: &Seen, became: Became) {
         match became {
             Became::Parked => telemetry::count(names::PARKED, &[&self.pipeline.name, "failed"], 1),
             Became::Ended(Outcome::Succeeded) => self.succeeded.add(1),
             Became::Ended(Outcome::Filtered) => self.filtered.add(1),
             Became::Ended(Outcome::DeadLettered) => {
                 self.dead_lettered.add(1);
-                telemetry::count(names::DEAD_LETTERS, &[&self.pipeline.name, seen.class], 1);
+                let class = seen.failure.as_ref().unwrap_or(&TOO_LARGE).class;
+                telemetry::count(names::DEAD_LETTERS, &[&self.pipeline.name, class], 1);
             }
         }
         if seen.attempts > 1 {
@@ -264,6 +302,7 @@ struct GroupRun {
     services: Arc<Services>,
     outbox: Outbox,
     unmatched: Counter,
+    halt: Halt,
 }
 
 impl GroupRun {
@@ -304,6 +343,21 @@ impl GroupRun {
             self.unmatched.add(1);
         }
         all
+    }
+
+    /// Stops the group: a pipeline cannot stop alone, as its offsets are those of the others of its group, too.
+    fn stop(&self, pipeline: &Pipeline, alert: &Alert) {
+        let name = &*pipeline.name;
+        let reason = format!("pipeline `{name}` is stopped: {alert}");
+        if self.halt.stop(&reason) {
+            telemetry::gauge(names::PIPELINE_STOPPED, &[name], 1.0);
+            tracing::error!(
+                "{reason}. Nothing of it is lost: what is not committed is read again after the next start. \
+                 `millrace dlq list --pipeline {name} --summary` tells more; mend {place} or what it calls, then \
+                 start the worker again. `on_error: {{stop_above: ...}}` sets the limit",
+                place = format_args!("pipelines/{name}.yaml"),
+            );
+        }
     }
 }
 
@@ -369,18 +423,31 @@ impl Counted {
     fn written(&self, group: &GroupRun, record: &InRecord, past: &Past, verdict: Verdict) -> Vec<OutRecord> {
         let seen = Seen::of(&verdict);
         let (became, records) = group.outbox.records(&self.pipeline, record, past, verdict);
-        self.count(seen, became);
+        self.count(&seen, became);
+        let is_replayed = !past.replay.is_empty() || replayed::is_replayed(&record.headers);
+        if !is_replayed && let Some(alert) = self.watch(&seen, became, group.services.clock.elapsed()) {
+            group.stop(&self.pipeline, &alert);
+        }
         records
     }
 }
 
-fn process(group: &Arc<Group>, services: Arc<Services>, outbox: Outbox, attempts: Attempts) -> Process {
+fn process(
+    group: &Arc<Group>,
+    services: Arc<Services>,
+    outbox: Outbox,
+    (attempts, halt): (Attempts, Halt),
+) -> Process {
     let is_cpu_only = group.pipelines.iter().all(|pipeline| pipeline.is_cpu_only);
+    for pipeline in &group.pipelines {
+        telemetry::gauge(names::PIPELINE_STOPPED, &[&pipeline.name], 0.0);
+    }
     let group = Arc::new(GroupRun {
         pipelines: group.pipelines.iter().map(Counted::new).collect(),
         services,
         outbox,
         unmatched: telemetry::counter(names::RECORDS_UNMATCHED, &[&group.id]),
+        halt,
     });
     Arc::new(move |record: InRecord, way: Way, now: DateTime<Utc>| {
         if is_cpu_only {

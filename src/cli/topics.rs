@@ -58,3 +58,14 @@ pub fn scan(connection: &Connection, topic: &str, mut take: impl FnMut(InRecord)
     }
     Ok(())
 }
+
+/// The first record of `topic` from `begin` on that is there now.
+///
+/// # Errors
+/// When Kafka cannot be read.
+pub fn first(connection: &Connection, topic: &str, begin: Begin) -> anyhow::Result<Option<InRecord>> {
+    let mut tail = Tail::open(connection, topic, begin, End::AsOfNow)?;
+    let mut records = Vec::new();
+    while records.is_empty() && tail.read(WAIT, &mut records)? {}
+    Ok(records.into_iter().next())
+}

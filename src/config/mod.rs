@@ -8,5 +8,6 @@ pub mod kpi;
 pub mod pipeline;
 pub mod project;
 pub mod step;
+pub mod stop_above;
 pub mod test_case;
 pub mod topic;

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::config::stop_above::StopAboveConfig;
 use crate::stages::{KINDS, StageConfig};
 use crate::yaml::fields::{self, Fields};
 use crate::yaml::lint::{Lints, Span, Spanned, suggestion};
@@ -102,6 +103,8 @@ pub struct ErrorPolicyConfig {
     pub tiers: Option<Spanned<Vec<Duration>>>,
     /// What follows.
     pub then: Option<ThenConfig>,
+    /// When the pipeline stops because of dead letters; of a pipeline's policy only.
+    pub stop_above: Option<Spanned<StopAboveConfig>>,
 }
 
 /// The end of an error policy.
@@ -162,6 +165,11 @@ impl StepConfig {
             let help = "write `tiers` in the pipeline's `on_error`; steps that say no `then` use them";
             lints.error("misplaced-key", &tiers.span, message, help);
             return None;
+        }
+        if let Some(stop_above) = on_error.as_ref().and_then(|policy| policy.stop_above.as_ref()) {
+            let message = "a stage cannot stop, only the pipeline can";
+            let help = "write `stop_above` into the `on_error` of the pipeline";
+            lints.error("misplaced-key", &stop_above.span, message, help);
         }
         Some(Self { id, span: kind.span.clone(), action: action?, on_error })
     }
@@ -319,6 +327,10 @@ impl ErrorPolicyConfig {
         }
         if let Some(node) = fields.optional("then") {
             policy.then = Some(fields::choice(node, &THEN, lints)?);
+        }
+        if let Some((key, node)) = fields.entry("stop_above") {
+            let value = StopAboveConfig::decode(node, lints)?;
+            policy.stop_above = Some(Spanned { value, span: key.span.clone() });
         }
         fields.finish(lints);
         Some(policy)

@@ -183,6 +183,13 @@ impl Assignment {
         Some(self.last)
     }
 
+    /// Forgets all records of all partitions, as if they had been assigned anew; what is committed or safe stays.
+    pub fn forget(&mut self, epoch: Epoch) {
+        for tracker in self.held.iter_mut().filter_map(|held| held.tracker.as_mut()) {
+            *tracker = Tracker::new(epoch, tracker.position(), tracker.completed());
+        }
+    }
+
     /// A record is done.
     pub fn complete(&mut self, ticket: Ticket, outputs: Vec<OutRecord>) -> Completion {
         match &mut self.held[ticket.partition].tracker {
@@ -370,6 +377,20 @@ mod tests {
             }
         }
         assert_eq!(assignment.pauses(&LIMITS, false).pause.len(), 3);
+    }
+
+    #[test]
+    fn what_is_forgotten_is_neither_released_nor_completed() {
+        let mut assignment = held(2);
+        let tickets: Vec<Ticket> = (0..2)
+            .map(|partition| assignment.admit(&record(partition, 5, 1), Instant::now()).expect("admitted"))
+            .collect();
+        assignment.complete(tickets[0], vec![]);
+        assert_eq!(assignment.ready(), 1);
+        assignment.forget(Epoch(2));
+        assert_eq!((assignment.ready(), assignment.in_flight(), assignment.bytes()), (0, 0, 0));
+        assert_eq!(assignment.complete(tickets[1], vec![]), Completion::Stale);
+        assert_eq!(assignment.take_prefixes(10, &mut Vec::new()), vec![]);
     }
 
     #[test]

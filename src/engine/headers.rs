@@ -62,14 +62,20 @@ pub mod dead_letter {
     pub const MESSAGE: &str = "millrace.dlq.message";
     /// Attempts made.
     pub const ATTEMPTS: &str = "millrace.dlq.attempts";
-    /// When it failed for the first time, over all replays (RFC 3339).
+    /// When it failed for the first time, over all replays (RFC 3339). On a replayed record, too.
     pub const FIRST_FAILURE: &str = "millrace.dlq.first-failure";
     /// When it failed now.
     pub const LAST_FAILURE: &str = "millrace.dlq.last-failure";
     /// Hash of the pipeline's text.
     pub const CONFIG_HASH: &str = "millrace.dlq.config-hash";
-    /// How often it has been replayed.
+    /// How often it has been replayed. On a replayed record, too.
     pub const REPLAY_COUNT: &str = "millrace.dlq.replay-count";
+    /// On a replayed record: the class it failed with before.
+    pub const REPLAYED_CLASS: &str = "millrace.dlq.replayed-class";
+    /// On a replayed record: hash of the pipeline's text that it failed with before.
+    pub const REPLAYED_CONFIG_HASH: &str = "millrace.dlq.replayed-config-hash";
+    /// On a replayed record: the dead letter it comes from, `<pipeline>/<partition>/<offset>`.
+    pub const REPLAYED_LETTER: &str = "millrace.dlq.replayed-letter";
     /// HTTP status, when a destination answered one.
     pub const HTTP_STATUS: &str = "millrace.dlq.http.status";
     /// Id of the event.

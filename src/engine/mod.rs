@@ -3,6 +3,7 @@
 pub mod worker;
 
 mod at_least_once;
+pub mod halt;
 mod rebalance;
 mod returning;
 pub mod settings;
@@ -17,6 +18,7 @@ pub mod status;
 pub mod tasks;
 pub mod tracker;
 
+pub mod alarm;
 pub mod answers;
 pub mod backoff;
 pub mod comeback;
@@ -24,6 +26,7 @@ pub mod expect;
 pub mod headers;
 pub mod offline;
 pub mod outbox;
+pub mod replayed;
 pub mod run;
 pub mod verdict;
 pub mod watchdog;

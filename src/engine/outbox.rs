@@ -11,6 +11,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use crate::engine::answers::Answers;
 use crate::engine::comeback::{self, Destination, Past, capped};
 use crate::engine::headers::{self, connect, dead_letter};
+use crate::engine::replayed::{self, Replayed};
 use crate::engine::verdict::Verdict;
 use crate::event::Attributes;
 use crate::failpoint::{Rule, keeps};
@@ -18,14 +19,12 @@ use crate::fault::{Fault, FaultClass};
 use crate::kafka::settings::ProducerSettings;
 use crate::ledger::{ExecutionResult, KpiFact, Namespace, Outcome};
 use crate::plan::pipeline::Pipeline;
-use crate::record::{Header, InRecord, OutRecord, last_header};
+use crate::record::{Header, InRecord, OutRecord};
 use crate::schema::codec::Codec;
 
 /// Longest key of a result or fact. Of a longer one the begin is taken: what has the same key has the same begin, and stays
 /// in order.
 const KEY_BYTES_MAX: usize = 1024;
-/// Longest header of an earlier stay in a dead-letter topic that is carried on: a time, or a number.
-const CARRIED_BYTES_MAX: usize = 64;
 
 /// Largest records that can be written, in bytes as [`wire_bytes`] counts them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -281,18 +280,12 @@ fn letter(
     let message = fault.map_or("", |fault| capped(&fault.message));
     let stage = result.stage.as_deref();
     let time = now.to_rfc3339_opts(SecondsFormat::Millis, true);
-    let carried = |name: &str| {
-        record.header_text(name).filter(|text| text.len() <= CARRIED_BYTES_MAX).map(str::to_owned)
+    let replayed = match Replayed::of(&past.replay) {
+        Some(noted) => noted,
+        None => replayed::split(&record.headers).1.unwrap_or_default(),
     };
     let first = past.first_failure.unwrap_or(now).to_rfc3339_opts(SecondsFormat::Millis, true);
-    let first_failure = carried(dead_letter::FIRST_FAILURE).unwrap_or(first);
-    let noted = last_header(&past.replay, dead_letter::REPLAY_COUNT);
-    let replay_count = noted
-        .and_then(|count| std::str::from_utf8(count).ok())
-        .filter(|count| count.len() <= CARRIED_BYTES_MAX)
-        .map(str::to_owned)
-        .or_else(|| carried(dead_letter::REPLAY_COUNT))
-        .unwrap_or_else(|| "0".to_owned());
+    let first_failure = replayed.first_failure.clone().unwrap_or(first);
     let mut headers = record.headers.clone();
     comeback::add_origin(record, &mut headers);
     let mut add = |name: &'static str, value: String| headers.push(Header::of(name, value));
@@ -315,7 +308,9 @@ fn letter(
     add(dead_letter::FIRST_FAILURE, first_failure);
     add(dead_letter::LAST_FAILURE, time);
     add(dead_letter::CONFIG_HASH, pipeline.config_hash.to_string());
-    add(dead_letter::REPLAY_COUNT, replay_count);
+    add(dead_letter::REPLAY_COUNT, replayed.count.to_string());
+    headers.extend(replayed.before());
+    let mut add = |name: &'static str, value: String| headers.push(Header::of(name, value));
     if let Some(status) = fault.and_then(|fault| fault.http_status) {
         add(dead_letter::HTTP_STATUS, status.to_string());
     }

@@ -26,6 +26,7 @@ fn pipeline() -> Pipeline {
         steps: Vec::new(),
         on_error: ErrorPolicy::default(),
         companions: Vec::new(),
+        stop_above: None,
         dead_letter_topic: Arc::from("payments.dlq"),
         config_hash: Arc::from("0123456789ab"),
         concurrency: crate::plan::pipeline::CONCURRENCY,
@@ -249,6 +250,9 @@ fn any_record() -> impl Strategy<Value = InRecord> {
         "mine",
         dead_letter::REPLAY_COUNT,
         dead_letter::FIRST_FAILURE,
+        dead_letter::REPLAYED_CLASS,
+        dead_letter::REPLAYED_CONFIG_HASH,
+        dead_letter::REPLAYED_LETTER,
     ];
     let header = (prop::sample::select(NAMES), large());
     let key = prop::option::weighted(0.8, large());

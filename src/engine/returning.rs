@@ -205,7 +205,11 @@ impl Worker {
 
     /// Begins with what has become due, and reads on behind it.
     pub(super) fn wake(&mut self) -> Result<(), WorkerError> {
-        if self.park.is_empty() || self.rewind_at.is_some() || self.stopping_until.is_some() {
+        if self.park.is_empty()
+            || self.rewind_at.is_some()
+            || self.stopping_until.is_some()
+            || self.is_halted()
+        {
             return Ok(());
         }
         self.remember();

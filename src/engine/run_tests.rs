@@ -71,6 +71,7 @@ fn compiled(steps: &str) -> (Pipeline, Lints) {
         steps,
         on_error: ErrorPolicy::default(),
         companions: Vec::new(),
+        stop_above: None,
         dead_letter_topic: "p.dlq".into(),
         config_hash: "0".into(),
     };

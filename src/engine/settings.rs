@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::assignment::Limits;
 use crate::engine::budget::Budget;
+use crate::engine::halt::Halt;
 use crate::engine::park::{Line, Way};
 use crate::engine::sender::{SenderGone, SenderSettings};
 use crate::engine::tasks::{TaskLost, Work};
@@ -49,6 +50,8 @@ pub struct WorkerSettings {
     pub beacon: Beacon,
     /// A call to Kafka that takes longer never comes back: the worker is given up, and the process with it.
     pub stuck_after: Duration,
+    /// Stops the group for good.
+    pub halt: Halt,
 }
 
 impl WorkerSettings {
@@ -69,6 +72,7 @@ impl WorkerSettings {
             stop_drain: Duration::from_secs(10),
             beacon: Beacon::default(),
             stuck_after: Duration::from_secs(60),
+            halt: Halt::default(),
         }
     }
 }

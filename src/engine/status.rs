@@ -1,5 +1,6 @@
 //! How a group is doing, for `/health`, metrics and `lag`: a value that the poll thread replaces twice a second.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::engine::assignment::Assignment;
@@ -84,6 +85,8 @@ pub struct GroupStatus {
     pub sending_for: Option<Duration>,
     /// Why the last transaction failed, until one succeeds.
     pub trouble: Option<String>,
+    /// Why the group is stopped until the worker is started again; `None` while it works.
+    pub stopped: Option<Arc<str>>,
     /// Assigned partitions.
     pub partitions: Vec<PartitionStatus>,
     /// Counts.
@@ -100,6 +103,7 @@ impl GroupStatus {
             held_bytes: 0,
             sending_for: None,
             trouble: None,
+            stopped: None,
             partitions: Vec::new(),
             counts: Counts::default(),
         }

@@ -196,6 +196,7 @@ impl Worker {
             self.take_finished()?;
             self.follow_intents()?;
             self.rewind_if_due();
+            self.halt_if_told();
             self.wake()?;
             self.begin_waiting_work();
             self.hand_over()?;
@@ -221,7 +222,7 @@ impl Worker {
         let wait = if is_quiet { IDLE_WAIT } else { BUSY_WAIT };
         let mut records = Vec::new();
         self.was_short = self.consumer.poll(POLL_RECORDS_MAX, wait, &mut records)?;
-        if self.rewind_at.is_some() || self.stopping_until.is_some() {
+        if self.rewind_at.is_some() || self.stopping_until.is_some() || self.is_halted() {
             return Ok(());
         }
         let (now, time) = (Instant::now(), Utc::now());
@@ -316,7 +317,7 @@ impl Worker {
     fn hand_over(&mut self) -> Result<(), WorkerError> {
         let ready = self.ready();
         let is_idle = ready == 0 && !self.has_to_remember();
-        if is_idle || self.sender.is_busy() || self.rewind_at.is_some() {
+        if is_idle || self.sender.is_busy() || self.rewind_at.is_some() || self.is_halted() {
             return Ok(());
         }
         let since = *self.ready_since.get_or_insert_with(Instant::now);
@@ -403,6 +404,7 @@ impl Worker {
         let is_over = self.share.hold(self.held_bytes());
         let is_held = is_over
             || self.stopping_until.is_some()
+            || self.is_halted()
             || (self.has_backlog() && self.sender_waits_since(BACKLOG_WAIT).is_some());
         let pauses = self.assignment.pauses(&self.settings.limits, is_held);
         if !pauses.pause.is_empty() {

@@ -6,6 +6,7 @@ pub mod admin;
 mod arena;
 pub mod beacon;
 pub mod consumer;
+pub mod exclusive;
 mod fetched;
 pub(crate) mod native;
 mod notes;

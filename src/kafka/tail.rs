@@ -32,6 +32,8 @@ pub enum Begin {
     Last(u32),
     /// With the first record of this time or later, in milliseconds since 1970.
     Time(i64),
+    /// With this offset of this partition, and no other partition.
+    At(i32, i64),
 }
 
 /// Where to end.
@@ -56,6 +58,14 @@ pub enum TailError {
         topic: String,
         /// librdkafka's error.
         source: KafkaError,
+    },
+    /// Somebody's transaction does not end.
+    #[error("a transaction in topic `{topic}` has been open for {waited:?}")]
+    Open {
+        /// Topic.
+        topic: String,
+        /// So long it was waited for.
+        waited: Duration,
     },
 }
 
@@ -165,11 +175,15 @@ impl Tail {
         let mut list = TopicPartitionList::new();
         let mut open = BTreeMap::new();
         for (number, (low, high)) in ranges_of(&consumer, topic)? {
+            if matches!(begin, Begin::At(only, _) if only != number) {
+                continue;
+            }
             let from = match begin {
                 Begin::Oldest => low,
                 Begin::Newest => high,
                 Begin::Last(count) => (high - i64::from(count)).max(low),
                 Begin::Time(time) => time,
+                Begin::At(_, offset) => offset.max(low),
             };
             list.add_partition_offset(topic, number, Offset::Offset(from)).map_err(read)?;
             open.insert(number, high);
@@ -274,4 +288,33 @@ impl Tail {
 fn is_passing(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure, OperationTimedOut, Resolve};
     matches!(code, AllBrokersDown | BrokerTransportFailure | OperationTimedOut | Resolve)
+}
+
+/// Waits until all that was written to `topic` before now is decided: committed or aborted. Only then does a reader of
+/// committed records see every one of them, as a transaction that is still open hides all that was committed behind it.
+///
+/// # Errors
+/// When Kafka does not answer, or a transaction is still open after `patience`.
+pub fn wait_until_decided(connection: &Connection, topic: &str, patience: Duration) -> Result<(), TailError> {
+    let read = |source| TailError::Read { topic: topic.to_owned(), source };
+    let begun = Instant::now();
+    let reader = |isolation: &str| {
+        let mut config = settings::plain_reader(connection);
+        config.set("isolation.level", isolation);
+        config.create_with_context::<_, BaseConsumer<Quiet>>(Quiet).map_err(read)
+    };
+    let (written, committed) = (reader("read_uncommitted")?, reader("read_committed")?);
+    let metadata = written.fetch_metadata(Some(topic), ASK_TIMEOUT).map_err(read)?;
+    let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
+    for partition in found.ok_or_else(|| TailError::NoTopic(topic.to_owned()))?.partitions() {
+        let number = partition.id();
+        let (_, end) = written.fetch_watermarks(topic, number, ASK_TIMEOUT).map_err(read)?;
+        while committed.fetch_watermarks(topic, number, ASK_TIMEOUT).map_err(read)?.1 < end {
+            if begun.elapsed() > patience {
+                return Err(TailError::Open { topic: topic.to_owned(), waited: patience });
+            }
+            std::thread::sleep(LEADER_PAUSE);
+        }
+    }
+    Ok(())
 }

@@ -213,7 +213,7 @@ impl Transactor {
 }
 
 /// Dies here if a test wants it so, after `before`.
-fn die_at(place: Place, before: impl FnOnce() -> Result<(), SendError>) {
+pub(super) fn die_at(place: Place, before: impl FnOnce() -> Result<(), SendError>) {
     if dies(place) {
         // The test wants the state after a flush; whether it succeeded shows in what the test finds.
         let _ = before();
@@ -221,7 +221,7 @@ fn die_at(place: Place, before: impl FnOnce() -> Result<(), SendError>) {
     }
 }
 
-fn die_in_commit() {
+pub(super) fn die_in_commit() {
     if dies(Place::InCommit) {
         std::thread::spawn(|| {
             std::thread::sleep(Duration::from_micros(700));
@@ -231,7 +231,7 @@ fn die_in_commit() {
 }
 
 /// Other time limits than "never" leave librdkafka's idea of the transaction apart from the broker's.
-fn commit(calls: &Calls<'_>, outgoing: &Outgoing) -> Result<(), TxnError> {
+pub(super) fn commit(calls: &Calls<'_>, outgoing: &Outgoing) -> Result<(), TxnError> {
     if keeps(Rule::CommitOutcomeIsRead) {
         return calls.repeat("commit", || outgoing.producer().commit_transaction(Timeout::Never));
     }
@@ -240,7 +240,11 @@ fn commit(calls: &Calls<'_>, outgoing: &Outgoing) -> Result<(), TxnError> {
 }
 
 /// A producer whose `init_transactions` succeeded.
-fn start(settings: &TransactionSettings, turn: usize, beacon: &Beacon) -> Result<Outgoing, TxnError> {
+pub(super) fn start(
+    settings: &TransactionSettings,
+    turn: usize,
+    beacon: &Beacon,
+) -> Result<Outgoing, TxnError> {
     let id = format!("{}.{turn}", settings.id);
     let outgoing = Outgoing::new(&settings.to_client_config(turn), settings.producer.delivery_timeout)
         .map_err(TxnError::Start)?;
@@ -253,7 +257,7 @@ fn start(settings: &TransactionSettings, turn: usize, beacon: &Beacon) -> Result
 
 /// Tells "fenced by somebody else" from "fenced by the broker, which gave up our transaction after its timeout": a
 /// process that was frozen may go on, two processes of one id may not.
-fn judge(error: TxnError, took: Duration, settings: &TransactionSettings) -> TxnError {
+pub(super) fn judge(error: TxnError, took: Duration, settings: &TransactionSettings) -> TxnError {
     match error {
         TxnError::Call { id, source, .. } if is_fenced(source.code) && took < settings.timeout => {
             TxnError::Fenced { id }
@@ -262,19 +266,19 @@ fn judge(error: TxnError, took: Duration, settings: &TransactionSettings) -> Txn
     }
 }
 
-fn is_fenced(code: RDKafkaErrorCode) -> bool {
+pub(super) fn is_fenced(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode::{Fenced, InvalidProducerEpoch, ProducerFenced};
     matches!(code, Fenced | ProducerFenced | InvalidProducerEpoch)
 }
 
 /// Makes the transactional calls of one producer.
-struct Calls<'a> {
-    id: &'a str,
-    beacon: &'a Beacon,
+pub(super) struct Calls<'a> {
+    pub(super) id: &'a str,
+    pub(super) beacon: &'a Beacon,
 }
 
 impl Calls<'_> {
-    fn repeat(
+    pub(super) fn repeat(
         &self,
         step: &'static str,
         mut call: impl FnMut() -> Result<(), KafkaError>,

@@ -216,6 +216,7 @@ impl<'a> Compiler<'a> {
                 .on_error
                 .as_ref()
                 .map_or_else(|| default.clone(), |policy| compile_flow::compile_policy(policy, &default)),
+            stop_above: compile_flow::compile_stop_above(written.on_error.as_ref()),
             dead_letter_topic,
             config_hash: hash(&[&thing.file.text]),
             is_cpu_only: !compile_flow::waits(&steps),

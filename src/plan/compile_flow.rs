@@ -8,8 +8,10 @@ use std::sync::Arc;
 use crate::config::step::{
     ActionConfig, ErrorPolicyConfig, ForEachConfig, RouteConfig, StepConfig, ThenConfig,
 };
+use crate::config::stop_above::StopAboveConfig;
 use crate::expr::{Kind, Value, program};
 use crate::plan::flow::{self, Action, Branch, ErrorPolicy, ForEach, Retry, Route, Step, Then};
+use crate::plan::pipeline::StopAbove;
 use crate::stages::Stage;
 use crate::stages::context::CompileCx;
 use crate::yaml::lint::{Lints, Span};
@@ -30,7 +32,7 @@ fn compile_own_policy(written: &ErrorPolicyConfig) -> ErrorPolicy {
 
 /// The policy that `written` means; what it leaves out is as in `default`.
 pub fn compile_policy(written: &ErrorPolicyConfig, default: &ErrorPolicy) -> ErrorPolicy {
-    let ErrorPolicyConfig { attempts, backoff, max, budget_percent, tiers: _, then } = written;
+    let ErrorPolicyConfig { attempts, backoff, max, budget_percent, tiers: _, then, stop_above: _ } = written;
     let (attempts, backoff, max, then) = (*attempts, *backoff, *max, *then);
     let backoff = backoff.unwrap_or(default.retry.backoff);
     ErrorPolicy {
@@ -46,6 +48,21 @@ pub fn compile_policy(written: &ErrorPolicyConfig, default: &ErrorPolicy) -> Err
             Some(ThenConfig::Ignore) => Then::Ignore,
             None => default.then,
         },
+    }
+}
+
+/// The limit for dead letters that a pipeline's policy means; what it leaves out is as in the default. `None` never
+/// stops.
+pub fn compile_stop_above(written: Option<&ErrorPolicyConfig>) -> Option<StopAbove> {
+    let default = StopAbove::default();
+    match written.and_then(|policy| policy.stop_above.as_ref()).map(|limit| limit.value) {
+        None => Some(default),
+        Some(StopAboveConfig::Off) => None,
+        Some(StopAboveConfig::Limit { percent, of, within }) => Some(StopAbove {
+            percent: percent.unwrap_or(default.percent),
+            of: of.unwrap_or(default.of),
+            within: within.unwrap_or(default.within),
+        }),
     }
 }
 

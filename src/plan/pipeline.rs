@@ -1,7 +1,8 @@
 //! A compiled pipeline, and the consumer groups that pipelines form.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::plan::flow::{self, ErrorPolicy, Step};
 use crate::plan::topics::Companions;
@@ -49,6 +50,24 @@ impl TypePattern {
 /// Records at work at the same time, where a pipeline does not say.
 pub const CONCURRENCY: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 
+/// A limit for dead letters: above it the pipeline stops, instead of draining its topic into them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StopAbove {
+    /// More than so many percent of the verdicts are too many; filtered events are not counted.
+    pub percent: u32,
+    /// Fewer verdicts than these are no reason to stop.
+    pub of: NonZeroU32,
+    /// Verdicts within this time count.
+    pub within: Duration,
+}
+
+impl Default for StopAbove {
+    /// More than half of at least 100 within a minute.
+    fn default() -> Self {
+        Self { percent: 50, of: NonZeroU32::MIN.saturating_add(99), within: Duration::from_secs(60) }
+    }
+}
+
 /// A compiled pipeline.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -68,6 +87,8 @@ pub struct Pipeline {
     pub on_error: ErrorPolicy,
     /// By which topics records come back to it: one for each of `topics`, in their order.
     pub companions: Vec<Companions>,
+    /// When it stops because of dead letters; `None` never.
+    pub stop_above: Option<StopAbove>,
     /// Where its dead letters go: `<name>.dlq`.
     pub dead_letter_topic: Arc<str>,
     /// Hash of the compiled text, first 12 hexadecimal digits of SHA-256.

@@ -19,6 +19,8 @@ const FACTS_RETENTION: Duration = Duration::from_secs(90 * 86_400);
 const DEAD_LETTER_RETENTION: Duration = Duration::from_secs(30 * 86_400);
 /// How long records wait in a retry topic or for a replay: far beyond the longest tier, for a worker that is down.
 pub const COMPANION_RETENTION: Duration = Duration::from_secs(30 * 86_400);
+/// How long decisions about dead letters are kept: longer than the letters.
+const DECISIONS_RETENTION: Duration = Duration::from_secs(90 * 86_400);
 /// Room for a record of 1 MiB, the most that is taken in or written, and 64 KiB for what Kafka puts around it.
 pub const RECORD_ROOM_BYTES: u32 = (1 << 20) + (64 << 10);
 /// Room for a source record of Kafka's default limit of 1 MiB and the headers that dead letters and companions add.
@@ -39,6 +41,8 @@ pub enum Role {
     KpiFacts,
     /// KPI values.
     Kpis,
+    /// What was decided about dead letters.
+    Decisions,
 }
 
 /// A topic as it should be.
@@ -143,7 +147,7 @@ pub fn dead_letter(pipeline: &str, partitions: NonZeroU32) -> TopicSpec {
 }
 
 /// The topics of the ledger in `namespace`.
-pub fn ledger(namespace: &Namespace) -> [TopicSpec; 3] {
+pub fn ledger(namespace: &Namespace) -> [TopicSpec; 4] {
     let spec = |name, role, settings| TopicSpec {
         name,
         role,
@@ -157,7 +161,23 @@ pub fn ledger(namespace: &Namespace) -> [TopicSpec; 3] {
         spec(namespace.executions_topic(), Role::Executions, deleted_after(EXECUTIONS_RETENTION)),
         spec(namespace.kpi_facts_topic(), Role::KpiFacts, deleted_after(FACTS_RETENTION)),
         spec(namespace.kpis_topic(), Role::Kpis, compacted),
+        decisions(namespace),
     ]
+}
+
+/// What was decided about dead letters: the last decision of each letter, and none for ever. Decisions are few and made
+/// by people, so one partition holds all, in their order.
+fn decisions(namespace: &Namespace) -> TopicSpec {
+    let mut settings = deleted_after(DECISIONS_RETENTION);
+    settings.insert("cleanup.policy", String::from("compact,delete"));
+    TopicSpec {
+        name: namespace.decisions_topic(),
+        role: Role::Decisions,
+        partitions: NonZeroU32::MIN,
+        settings,
+        value: ValueFormat::Bytes,
+        mirrors: None,
+    }
 }
 
 /// Settings of a topic whose records are deleted after `retention`.

@@ -53,6 +53,7 @@ metrics! {
     EXECUTIONS = Counter "millrace_executions_total" ["pipeline", "outcome"] "verdicts, by outcome";
     EXECUTION_DURATION = Histogram "millrace_execution_duration_seconds" ["pipeline"] "from the first stage's begin to the verdict";
     DEAD_LETTERS = Counter "millrace_dead_letters_total" ["pipeline", "class"] "records written to a dead-letter topic, by class of the fault";
+    PIPELINE_STOPPED = Gauge "millrace_pipeline_stopped" ["pipeline"] "1 while the pipeline is stopped because too many of its events became dead letters";
     RETRIES = Counter "millrace_retries_total" ["pipeline"] "attempts after the first";
     PARKED = Counter "millrace_parked_total" ["pipeline", "why"] "records sent to a retry topic: `failed`, or `behind` an earlier record of their key";
     STALE_COMPLETIONS = Counter "millrace_stale_completions_total" ["group"] "work finished after its partition was given away; not sent";

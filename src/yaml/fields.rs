@@ -212,6 +212,11 @@ pub fn rate(node: &Node, lints: &mut Lints) -> Option<Rate> {
     with_unit(node, "a rate", units::RATE_HELP, units::rate, lints)
 }
 
+/// A ratio such as `50%`, as whole percent.
+pub fn percent(node: &Node, lints: &mut Lints) -> Option<u32> {
+    with_unit(node, "a ratio", units::PERCENT_HELP, units::percent, lints)
+}
+
 /// The node as JSON, for fixtures and mock answers.
 pub fn json(node: &Node) -> serde_json::Value {
     match &node.value {

@@ -74,7 +74,7 @@ fn broken_text_anchors_and_second_documents_are_refused() {
 
 #[test]
 fn units_need_their_unit() {
-    use crate::yaml::units::{duration, rate, size};
+    use crate::yaml::units::{duration, percent, rate, size};
     assert_eq!(duration("2s"), Some(Duration::from_secs(2)));
     assert_eq!(duration("30d"), Some(Duration::from_secs(2_592_000)));
     assert_eq!(size("1MiB"), Some(1_048_576));
@@ -84,6 +84,10 @@ fn units_need_their_unit() {
     }
     assert_eq!(rate("0/s"), None);
     assert_eq!(size("10MB"), None);
+    assert_eq!(percent("50%"), Some(50));
+    for text in ["50", "0.5", "%", "-1%", "1.5%"] {
+        assert_eq!(percent(text), None, "{text}");
+    }
 }
 
 #[test]

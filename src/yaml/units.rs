@@ -18,6 +18,8 @@ pub const DURATION_HELP: &str = "a duration has a unit: 500ms, 2s, 5m, 1h, 30d";
 pub const SIZE_HELP: &str = "a size has a unit: 512B, 64KiB, 1MiB, 1GiB";
 /// What a rate looks like, for messages.
 pub const RATE_HELP: &str = "a rate is a count per unit: 100/s, 600/m, 1000/h";
+/// What a ratio looks like, for messages.
+pub const PERCENT_HELP: &str = "a ratio is in whole percent: 5%, 50%";
 
 /// Reads `500ms`, `2s`, `5m`, `1h`, `30d`. `None` when it is something else or longer than about 292 years.
 pub fn duration(text: &str) -> Option<Duration> {
@@ -65,6 +67,11 @@ pub fn rate(text: &str) -> Option<Rate> {
         _ => return None,
     };
     Some(Rate { count: count.trim().parse().ok()?, per: Duration::from_secs(per) })
+}
+
+/// Reads `50%`, as whole percent.
+pub fn percent(text: &str) -> Option<u32> {
+    text.strip_suffix('%')?.trim_end().parse().ok()
 }
 
 /// Splits `12ms` into 12 and `ms`.

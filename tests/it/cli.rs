@@ -162,18 +162,31 @@ async fn dead_letters_are_listed_shown_and_replayed_at_most_three_times() {
 
     let dry = scenario.json(&["dlq", "replay", "--pipeline", name, "--dry-run"]);
     assert_eq!((&dry["replayed"], &dry["dry_run"]), (&0.into(), &true.into()));
-    assert_eq!(code(&millrace.run(&["dlq", "replay", "--pipeline", name])), 2, "there is nobody to ask");
+    assert_eq!(
+        code(&millrace.run(&["dlq", "replay", "--pipeline", name, "--force"])),
+        2,
+        "there is nobody to ask"
+    );
+    let unchanged = scenario.json(&["dlq", "replay", "--pipeline", name, "--yes"]);
+    assert_eq!(unchanged["replayed"], 0, "a bug, and the pipeline is as it was: {unchanged:#}");
+    assert!(
+        unchanged["refused"][0]["why"].as_str().is_some_and(|why| why.contains("--force")),
+        "{unchanged:#}"
+    );
     for round in 1..=3 {
-        let newest = scenario.json(&pipeline)[0]["id"].as_str().expect("a name").to_owned();
-        let replayed = scenario.json(&["dlq", "replay", &newest, "--yes"]);
+        let open = scenario.json(&pipeline);
+        assert_eq!(open.as_array().map(Vec::len), Some(1), "those before were replayed: {open:#}");
+        let newest = open[0]["id"].as_str().expect("a name").to_owned();
+        let replayed = scenario.json(&["dlq", "replay", &newest, "--force", "--yes"]);
         assert_eq!(replayed["replayed"], 1, "{replayed:#}");
         // The worker cannot work on it this time either.
-        let has = move |list: &Value| list.as_array().is_some_and(|list| list.len() == round + 1);
-        let list = scenario.until(&pipeline, &mut [&mut worker, &mut projector], has);
-        assert_eq!(list[0]["replays"], round, "{list:#}");
+        let has = move |list: &Value| list[0]["replays"] == round;
+        scenario.until(&pipeline, &mut [&mut worker, &mut projector], has);
     }
+    let every = scenario.json(&["dlq", "list", "--pipeline", name, "--all"]);
+    assert_eq!(every.as_array().map(Vec::len), Some(4), "{every:#}");
     let newest = scenario.json(&pipeline)[0]["id"].as_str().expect("a name").to_owned();
-    let refused = scenario.json(&["dlq", "replay", &newest, "--yes"]);
+    let refused = scenario.json(&["dlq", "replay", &newest, "--force", "--yes"]);
     assert_eq!(refused["replayed"], 0);
     assert!(refused["refused"][0]["why"].as_str().is_some_and(|why| why.contains("3 times")), "{refused:#}");
     assert_replayed_as_it_was(&topic);
@@ -192,7 +205,7 @@ async fn dead_letters_are_listed_shown_and_replayed_at_most_three_times() {
         "one row a partition of the input, and of its replays"
     );
     let behind: i64 = lag.as_array().into_iter().flatten().filter_map(|row| row["lag"].as_i64()).sum();
-    assert_eq!(behind, 0, "{lag:#}");
+    assert!(behind <= 1, "no more than the mark of the last replay's transaction: {lag:#}");
     let payments = millrace.run_ok(&["tail", &format!("{name}.payments"), "--to-end"]);
     assert!(payments.contains("\"payment_id\""), "Avro is shown as JSON: {payments}");
     assert_eq!(payments.lines().count(), 1);

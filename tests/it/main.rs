@@ -9,6 +9,7 @@ mod chaos_parts;
 mod cli;
 mod concurrency;
 mod copying;
+mod dead_letters;
 mod dev;
 mod devbroker;
 mod exactly_once;

@@ -88,6 +88,7 @@ fn every_topic_that_is_needed_is_in_the_plan() {
             ("a.retry.10m", Role::Companion, 24),
             ("a.retry.90s", Role::Companion, 24),
             ("in", Role::Declared, 24),
+            ("ns.dead-letter-decisions", Role::Decisions, 1),
             ("ns.executions", Role::Executions, 12),
             ("ns.kpi-facts", Role::KpiFacts, 12),
             ("ns.kpis", Role::Kpis, 12),
