@@ -297,8 +297,9 @@ async fn copy_in(connection: &mut PgConnection, target: &str, copy: &CopyText) -
     sink.finish().await.map(drop).map_err(SqlFault::of)
 }
 
-/// Results are copied straight in. One that is there already, which at-least-once pipelines write after a crash,
-/// makes the copy fail as a whole: then the batch goes the longer way.
+/// Results are copied straight in. One that is there already makes the copy fail as a whole: then the batch goes the
+/// longer way. It comes of a dead letter that was replayed, or of a crash at least once; the later run is how the event
+/// ended, in whatever order the two are read.
 async fn put_executions(connection: &mut PgConnection, copy: &CopyText) -> Result<(), SqlFault> {
     if copy.is_empty() {
         return Ok(());
@@ -315,14 +316,17 @@ async fn put_executions(connection: &mut PgConnection, copy: &CopyText) -> Resul
     )
     .await?;
     copy_in(connection, &format!("stage_executions ({EXECUTION_COLUMNS})"), copy).await?;
-    execute(
-        connection,
-        format!(
-            "insert into executions ({EXECUTION_COLUMNS}) select {EXECUTION_COLUMNS} from stage_executions
-             order by pipeline, topic, partition, \"offset\" on conflict do nothing"
-        ),
-    )
-    .await
+    let key = "pipeline, topic, partition, \"offset\"";
+    let is_key = |column: &&str| key.split(", ").any(|part| part == *column);
+    let columns = EXECUTION_COLUMNS.split(',').map(str::trim).filter(|column| !is_key(column));
+    let sets: Vec<String> = columns.map(|column| format!("{column} = excluded.{column}")).collect();
+    let merge = format!(
+        "insert into executions as kept ({EXECUTION_COLUMNS})
+         select distinct on ({key}) {EXECUTION_COLUMNS} from stage_executions order by {key}, started_at desc
+         on conflict ({key}) do update set {} where excluded.started_at > kept.started_at",
+        sets.join(", ")
+    );
+    execute(connection, merge).await
 }
 
 /// Merges rows into a topic's table, in the order of its key, so that two partitions never wait for each other in a

@@ -6,6 +6,7 @@ mod owners;
 mod queries;
 mod rebuild;
 mod rejects;
+mod replayed;
 mod retention;
 
 use millrace::project::apply;
