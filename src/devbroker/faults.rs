@@ -1,11 +1,10 @@
 //! Faults on order: what a test wants to happen to requests of one API.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::Semaphore;
 
 use super::Api;
 
@@ -41,6 +40,7 @@ pub enum Action {
 }
 
 struct Order {
+    api: Api,
     when: When,
     action: Action,
     /// Requests of the API since the fault was set.
@@ -48,60 +48,37 @@ struct Order {
     hits: Arc<Hits>,
 }
 
-/// What a fault has met.
-#[derive(Default)]
-pub(super) struct Hits {
+/// What a fault has met, and what holds requests: closed when they are released.
+pub struct Hits {
     count: AtomicU64,
-    is_released: AtomicBool,
-    changed: Notify,
+    pub gate: Semaphore,
 }
-
-impl Hits {
-    pub(super) async fn released(&self) {
-        loop {
-            let changed = self.changed.notified();
-            if self.is_released.load(Ordering::SeqCst) {
-                return;
-            }
-            changed.await;
-        }
-    }
-}
-
-/// Faults that are set, with their numbers, by API.
-type Orders = HashMap<i16, Vec<(u64, Order)>>;
 
 /// The faults that are set on a broker.
 #[derive(Clone, Default)]
 pub struct Faults {
-    orders: Arc<Mutex<Orders>>,
-    numbers: Arc<AtomicU64>,
+    orders: Arc<Mutex<Vec<Order>>>,
 }
 
 /// A fault that is set until this is dropped. Requests it holds are then released.
 #[must_use = "the fault ends when this is dropped"]
 pub struct Fault {
     faults: Faults,
-    api: Api,
-    number: u64,
     hits: Arc<Hits>,
 }
 
 impl Faults {
     /// Sets a fault. The first that is set and meant by a request decides.
     pub fn set(&self, api: Api, when: When, action: Action) -> Fault {
-        let hits = Arc::new(Hits::default());
-        let number = self.numbers.fetch_add(1, Ordering::SeqCst);
-        let order = Order { when, action, seen: 0, hits: hits.clone() };
-        self.lock().entry(api as i16).or_default().push((number, order));
-        Fault { faults: self.clone(), api, number, hits }
+        let hits = Arc::new(Hits { count: AtomicU64::new(0), gate: Semaphore::new(0) });
+        self.lock().push(Order { api, when, action, seen: 0, hits: hits.clone() });
+        Fault { faults: self.clone(), hits }
     }
 
     /// Counts a request and says what is to happen to it; `None` when no fault means it.
     pub(super) fn meet(&self, api: Api) -> Option<(Action, Arc<Hits>)> {
-        let mut orders = self.lock();
         let mut decided = None;
-        for (_, order) in orders.get_mut(&(api as i16))? {
+        for order in self.lock().iter_mut().filter(|order| order.api == api) {
             order.seen += 1;
             let is_meant = order.when == When::Always || order.when == When::Nth(order.seen);
             if is_meant && decided.is_none() {
@@ -112,7 +89,7 @@ impl Faults {
         decided
     }
 
-    fn lock(&self) -> MutexGuard<'_, Orders> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Order>> {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -125,16 +102,13 @@ impl Fault {
 
     /// Lets go all requests that it holds or will meet.
     pub fn release(&self) {
-        self.hits.is_released.store(true, Ordering::SeqCst);
-        self.hits.changed.notify_waiters();
+        self.hits.gate.close();
     }
 }
 
 impl Drop for Fault {
     fn drop(&mut self) {
-        if let Some(orders) = self.faults.lock().get_mut(&(self.api as i16)) {
-            orders.retain(|(number, _)| *number != self.number);
-        }
+        self.faults.lock().retain(|order| !Arc::ptr_eq(&order.hits, &self.hits));
         self.release();
     }
 }

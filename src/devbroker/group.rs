@@ -9,39 +9,36 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::group_offsets::Offsets;
-use super::member::{Member, millis, protocols, refused_join, refused_sync};
-use super::wire::ResponseError::{
-    FencedInstanceId, IllegalGeneration, InconsistentGroupProtocol, MemberIdRequired, RebalanceInProgress,
-    UnknownMemberId,
-};
+use super::server::Call;
 use super::wire::*;
 
+/// Named as Kafka does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) enum Phase {
+pub enum Phase {
     #[default]
     Empty,
     /// Waits for members to join.
-    Preparing,
+    PreparingRebalance,
     /// Waits for the leader's assignment.
-    Completing,
+    CompletingRebalance,
     Stable,
 }
 
-impl Phase {
-    /// As Kafka calls it.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Empty => "Empty",
-            Self::Preparing => "PreparingRebalance",
-            Self::Completing => "CompletingRebalance",
-            Self::Stable => "Stable",
-        }
-    }
+/// Topic and partition.
+pub type Place = (String, i32);
+
+/// Offsets with the client's own words about them.
+pub type Commits = BTreeMap<Place, (i64, String)>;
+
+#[derive(Default)]
+pub struct Offsets {
+    pub committed: Commits,
+    /// By producer: what its open transaction will commit.
+    pub pending: HashMap<i64, Commits>,
 }
 
 #[derive(Default)]
-pub(super) struct Group {
+pub struct Group {
     pub phase: Phase,
     pub generation: i32,
     pub protocol_type: String,
@@ -55,54 +52,49 @@ pub(super) struct Group {
     pub offsets: Offsets,
 }
 
+/// An answer that comes when the group has decided.
+pub type Later<T> = Answer<oneshot::Receiver<Answer<T>>>;
+
 /// The id of the member that waits for the others, or what is answered at once.
-type Admission = Result<String, Box<JoinGroupResponse>>;
+type Admission = Answer<Result<String, Box<JoinGroupResponse>>>;
 
 /// Who somebody says to be: member id, instance id, generation.
-pub(super) type Claim<'a> = (&'a str, Option<&'a str>, i32);
+pub type Claim<'a> = (&'a str, Option<&'a str>, i32);
 
 impl Group {
-    /// Joins; the answer comes when the generation is complete. `needs_name`: the client can be told to come again with
-    /// the id that it is given.
-    pub(super) fn join(
-        &mut self,
-        ask: &JoinGroupRequest,
-        client: &str,
-        needs_name: bool,
-        now: Instant,
-    ) -> oneshot::Receiver<JoinGroupResponse> {
-        let (answer, receiver) = oneshot::channel();
-        match self.admit(ask, client, needs_name, now) {
+    /// Joins; the answer comes when the generation is complete.
+    pub fn join(&mut self, call: &Call, ask: &JoinGroupRequest, now: Instant) -> Later<JoinGroupResponse> {
+        let (answer, later) = oneshot::channel();
+        match self.admit(call, ask, now)? {
             Ok(id) => {
                 self.members.entry(id).and_modify(|member| member.join = Some(answer));
                 self.progress(now);
             }
-            Err(response) => drop(answer.send(*response)),
+            Err(response) => drop(answer.send(Ok(*response))),
         }
-        receiver
+        Ok(later)
     }
 
-    fn admit(&mut self, ask: &JoinGroupRequest, client: &str, needs_name: bool, now: Instant) -> Admission {
-        let id = ask.member_id.to_string();
-        if !self.fits(ask) {
-            return Err(refused_join(InconsistentGroupProtocol, &id).into());
+    fn admit(&mut self, call: &Call, ask: &JoinGroupRequest, now: Instant) -> Admission {
+        ensure(self.fits(ask), InconsistentGroupProtocol)?;
+        let (id, instance) = (ask.member_id.to_string(), ask.group_instance_id.as_deref());
+        if instance.is_none() && self.named.remove(&id).is_some() {
+            return self.enter(id, call, ask, now);
         }
-        let instance = ask.group_instance_id.as_deref();
         if !id.is_empty() {
-            if instance.is_none() && self.named.remove(&id).is_some() {
-                return Ok(self.enter(id, ask, client, now));
-            }
-            self.validate(&id, instance).map_err(|error| refused_join(error, &id))?;
+            self.validate(&id, instance)?;
             return self.rejoin(id, ask, now);
         }
-        let new = format!("{}-{}", instance.unwrap_or(client), uuid::Uuid::new_v4());
+        let new = format!("{}-{}", instance.unwrap_or(&call.client), uuid::Uuid::new_v4());
         match instance.and_then(|instance| self.id_of(instance)).map(str::to_owned) {
             Some(old) => self.replace(&old, new, ask, now),
-            None if instance.is_none() && needs_name => {
+            // Since version 4 clients come again with the id that they are given.
+            None if instance.is_none() && call.version >= 4 => {
                 self.named.insert(new.clone(), now + millis(ask.session_timeout_ms));
-                Err(refused_join(MemberIdRequired, &new).into())
+                let (error_code, member_id) = (MemberIdRequired.code(), new.into());
+                Ok(Err(made!(JoinGroupResponse { error_code, member_id }).into()))
             }
-            None => Ok(self.enter(new, ask, client, now)),
+            None => self.enter(new, call, ask, now),
         }
     }
 
@@ -114,80 +106,83 @@ impl Group {
 
     /// Whether the group can go on with such a member.
     fn fits(&self, ask: &JoinGroupRequest) -> bool {
-        if ask.protocol_type.is_empty() || ask.protocols.is_empty() {
-            return false;
-        }
-        self.members.is_empty()
-            || (ask.protocol_type == *self.protocol_type
-                && ask.protocols.iter().any(|one| self.all_know(&one.name)))
+        let is_known = ask.protocol_type == *self.protocol_type || self.members.is_empty();
+        let is_common = ask.protocols.iter().any(|one| self.all_know(&one.name));
+        is_known && is_common && !ask.protocol_type.is_empty()
     }
 
     fn all_know(&self, protocol: &str) -> bool {
         self.members.values().all(|member| member.protocols.iter().any(|(name, _)| name == protocol))
     }
 
-    fn enter(&mut self, id: String, ask: &JoinGroupRequest, client: &str, now: Instant) -> String {
+    fn enter(&mut self, id: String, call: &Call, ask: &JoinGroupRequest, now: Instant) -> Admission {
         if self.members.is_empty() {
             self.protocol_type = ask.protocol_type.to_string();
         }
-        self.members.insert(id.clone(), Member::new(ask, client, now));
+        let instance = ask.group_instance_id.as_ref().map(ToString::to_string);
+        let mut member = Member { instance, client: call.client.clone(), ..Member::default() };
+        member.update(ask, now);
+        self.members.insert(id.clone(), member);
         self.prepare(now);
-        id
+        Ok(Ok(id))
     }
 
     fn rejoin(&mut self, id: String, ask: &JoinGroupRequest, now: Instant) -> Admission {
-        let leads = self.leader.as_ref() == Some(&id);
-        let unknown = || refused_join(UnknownMemberId, &id);
-        let member = self.members.get_mut(&id).ok_or_else(unknown)?;
+        let leads = self.leads(&id);
+        let member = self.members.get_mut(&id).ok_or(UnknownMemberId)?;
         let unchanged = member.protocols == protocols(ask);
         member.update(ask, now);
         match self.phase {
-            Phase::Empty => return Err(unknown().into()),
+            Phase::Empty => return Err(UnknownMemberId),
             // It did not get the answer, or asks again.
-            Phase::Completing if unchanged => return Err(self.generation_for(&id).into()),
-            Phase::Stable if unchanged && !leads => return Err(self.generation_for(&id).into()),
-            Phase::Preparing | Phase::Completing | Phase::Stable => self.prepare(now),
+            Phase::CompletingRebalance if unchanged => return Ok(Err(self.generation_for(&id).into())),
+            Phase::Stable if unchanged && !leads => return Ok(Err(self.generation_for(&id).into())),
+            _ => self.prepare(now),
         }
-        Ok(id)
+        Ok(Ok(id))
     }
 
     /// A static member comes back under a new id; whoever still uses the old one is fenced.
     fn replace(&mut self, old: &str, new: String, ask: &JoinGroupRequest, now: Instant) -> Admission {
         let leader_before = self.leader.clone();
         if let Some(mut member) = self.members.remove(old) {
-            member.refuse(FencedInstanceId, old);
+            member.refuse(FencedInstanceId);
             member.update(ask, now);
             self.members.insert(new.clone(), member);
         }
-        if self.leader.as_deref() == Some(old) {
+        if self.leads(old) {
             self.leader = Some(new.clone());
         }
         if self.phase == Phase::Stable && self.select() == self.protocol {
             // Its assignment is kept for it. Under the old leader's id even a leader takes it for one.
             let mut response = self.generation_for(&new);
             response.members.clear();
-            response.leader = text(leader_before.unwrap_or_default());
-            return Err(response.into());
+            response.leader = leader_before.unwrap_or_default().into();
+            return Ok(Err(response.into()));
         }
         self.prepare(now);
-        Ok(new)
+        Ok(Ok(new))
+    }
+
+    fn leads(&self, id: &str) -> bool {
+        self.leader.as_deref() == Some(id)
     }
 
     /// Begins a rebalance, if none is under way.
     fn prepare(&mut self, now: Instant) {
-        if self.phase == Phase::Preparing {
+        if self.phase == Phase::PreparingRebalance {
             return;
         }
         for member in self.members.values_mut() {
-            if self.phase == Phase::Completing {
+            if self.phase == Phase::CompletingRebalance {
                 member.assignment = Bytes::new();
             }
-            member.answer_sync(refused_sync(RebalanceInProgress));
+            answer(&mut member.sync, Err(RebalanceInProgress));
         }
         // An empty group does not wait for more members (`group.initial.rebalance.delay.ms` 0).
         let wait = if self.phase == Phase::Empty { Duration::ZERO } else { self.longest_rebalance() };
         self.deadline = Some(now + wait);
-        self.phase = Phase::Preparing;
+        self.phase = Phase::PreparingRebalance;
     }
 
     fn longest_rebalance(&self) -> Duration {
@@ -196,28 +191,19 @@ impl Group {
 
     /// Completes the generation when all have joined, or the time is up.
     fn progress(&mut self, now: Instant) {
-        if self.phase != Phase::Preparing {
-            return;
-        }
         let all = self.named.is_empty() && self.members.values().all(|member| member.join.is_some());
-        if all || self.deadline.is_some_and(|deadline| deadline <= now) {
-            self.complete(now);
-        }
-    }
-
-    fn complete(&mut self, now: Instant) {
-        let absent = |member: &Member| member.join.is_none() && member.instance.is_none();
-        self.members.retain(|_, member| !absent(member));
-        let joined = |member: &&Member| member.join.is_some();
-        if !self.members.is_empty() && !self.members.values().any(|member| joined(&member)) {
-            // Static members keep their places until their sessions end.
-            self.deadline = Some(now + self.longest_rebalance());
+        if self.phase != Phase::PreparingRebalance || !(all || is_over(self.deadline, now)) {
             return;
         }
-        let present = |id: &String| self.members.get(id).is_some_and(|member| member.join.is_some());
-        if !self.leader.as_ref().is_some_and(present) {
-            let first = self.members.iter().find(|(_, member)| joined(member));
-            self.leader = first.map(|(id, _)| id.clone());
+        self.members.retain(|_, member| member.join.is_some() || member.instance.is_some());
+        let first = self.members.iter().find(|(_, member)| member.join.is_some()).map(|(id, _)| id.clone());
+        self.deadline = Some(now + self.longest_rebalance());
+        if !self.members.is_empty() && first.is_none() {
+            // Static members keep their places until their sessions end.
+            return;
+        }
+        if !self.members.iter().any(|(id, member)| member.join.is_some() && self.leads(id)) {
+            self.leader = first;
         }
         self.generation += 1;
         self.protocol = self.select();
@@ -225,12 +211,12 @@ impl Group {
             (self.phase, self.deadline) = (Phase::Empty, None);
             return;
         }
-        self.phase = Phase::Completing;
-        self.deadline = Some(now + self.longest_rebalance());
-        let mut answers: Vec<_> = self.members.keys().map(|id| self.generation_for(id)).collect();
-        for (member, answer) in self.members.values_mut().zip(answers.drain(..)) {
-            (member.synced, member.deadline) = (false, now + member.session);
-            member.answer_join(answer);
+        self.phase = Phase::CompletingRebalance;
+        let answers: Vec<_> = self.members.keys().map(|id| self.generation_for(id)).collect();
+        for (member, generation) in self.members.values_mut().zip(answers) {
+            member.synced = false;
+            member.touch(now);
+            answer(&mut member.join, Ok(generation));
         }
     }
 
@@ -247,60 +233,28 @@ impl Group {
 
     fn generation_for(&self, id: &str) -> JoinGroupResponse {
         let protocol = self.protocol.clone().unwrap_or_default();
-        let leads = self.leader.as_deref() == Some(id);
         let entry = |(id, member): (&String, &Member)| {
-            made!(JoinGroupResponseMember {
-                member_id: text(id.clone()),
-                group_instance_id: member.instance.clone().map(text),
-                metadata: member.metadata(&protocol),
-            })
+            let group_instance_id = member.instance.clone().map(Into::into);
+            let metadata = member.metadata(&protocol);
+            made!(JoinGroupResponseMember { member_id: id.clone().into(), group_instance_id, metadata })
         };
         made!(JoinGroupResponse {
             generation_id: self.generation,
-            leader: text(self.leader.clone().unwrap_or_default()),
-            member_id: text(id.to_owned()),
-            members: if leads { self.members.iter().map(entry).collect() } else { Vec::new() },
-            protocol_name: Some(text(protocol)),
+            leader: self.leader.clone().unwrap_or_default().into(),
+            member_id: id.to_owned().into(),
+            members: self.members.iter().filter(|_| self.leads(id)).map(entry).collect(),
+            protocol_name: self.protocol.clone().map(Into::into),
         })
     }
 
     /// Asks for the member's assignment; the leader brings all of them.
-    pub(super) fn sync(
-        &mut self,
-        ask: &SyncGroupRequest,
-        now: Instant,
-    ) -> oneshot::Receiver<SyncGroupResponse> {
-        let (answer, receiver) = oneshot::channel();
-        match (self.try_sync(ask, now), self.members.get_mut(&*ask.member_id)) {
-            (Ok(()), Some(member)) => member.sync = Some(answer),
-            (Ok(()), None) => {}
-            (Err(error), _) => drop(answer.send(refused_sync(error))),
-        }
-        if self.phase == Phase::Stable {
-            self.hand_out();
-        }
-        receiver
-    }
-
-    fn try_sync(&mut self, ask: &SyncGroupRequest, now: Instant) -> Result<(), ResponseError> {
-        self.validate(&ask.member_id, ask.group_instance_id.as_deref())?;
-        self.check_generation(ask.generation_id)?;
-        let other = |given: &Option<StrBytes>, own: Option<&str>| given.is_some() && given.as_deref() != own;
-        if other(&ask.protocol_type, Some(&self.protocol_type))
-            || other(&ask.protocol_name, self.protocol.as_deref())
-        {
-            return Err(InconsistentGroupProtocol);
-        }
-        match self.phase {
-            Phase::Empty => return Err(UnknownMemberId),
-            Phase::Preparing => return Err(RebalanceInProgress),
-            Phase::Completing | Phase::Stable => {}
-        }
-        if let Some(member) = self.members.get_mut(&*ask.member_id) {
-            member.synced = true;
-            member.deadline = now + member.session;
-        }
-        if self.phase == Phase::Completing && self.leader.as_deref() == Some(&*ask.member_id) {
+    pub fn sync(&mut self, ask: &SyncGroupRequest, now: Instant) -> Later<SyncGroupResponse> {
+        self.check((&ask.member_id, ask.group_instance_id.as_deref(), ask.generation_id), now)?;
+        self.goes_on()?;
+        let (waiting, later) = oneshot::channel();
+        let member = self.members.get_mut(&*ask.member_id).ok_or(UnknownMemberId)?;
+        (member.synced, member.sync) = (true, Some(waiting));
+        if self.phase == Phase::CompletingRebalance && self.leads(&ask.member_id) {
             for (id, member) in &mut self.members {
                 let own = ask.assignments.iter().find(|one| *one.member_id == **id);
                 member.assignment =
@@ -308,53 +262,33 @@ impl Group {
             }
             self.phase = Phase::Stable;
         }
-        Ok(())
+        for member in self.members.values_mut().filter(|_| self.phase == Phase::Stable) {
+            let assignment = member.assignment.clone();
+            answer(&mut member.sync, Ok(made!(SyncGroupResponse { assignment })));
+        }
+        Ok(later)
     }
 
-    fn hand_out(&mut self) {
-        for member in self.members.values_mut() {
-            member.answer_sync(made!(SyncGroupResponse {
-                assignment: member.assignment.clone(),
-                protocol_type: Some(text(self.protocol_type.clone())),
-                protocol_name: self.protocol.clone().map(text),
-            }));
+    /// Refuses while there is no generation to work in.
+    fn goes_on(&self) -> Answer<()> {
+        match self.phase {
+            Phase::Empty => Err(UnknownMemberId),
+            Phase::PreparingRebalance => Err(RebalanceInProgress),
+            Phase::CompletingRebalance | Phase::Stable => Ok(()),
         }
     }
 
     /// A sign of life.
-    pub(super) fn heartbeat(
-        &mut self,
-        (id, instance, generation): Claim<'_>,
-        now: Instant,
-    ) -> Result<(), ResponseError> {
-        self.validate(id, instance)?;
-        self.check_generation(generation)?;
-        self.touch(id, now);
-        match self.phase {
-            Phase::Empty => Err(UnknownMemberId),
-            Phase::Preparing => Err(RebalanceInProgress),
-            Phase::Completing | Phase::Stable => Ok(()),
-        }
+    pub fn heartbeat(&mut self, who: Claim<'_>, now: Instant) -> Answer<()> {
+        self.check(who, now)?;
+        self.goes_on()
     }
 
-    fn touch(&mut self, id: &str, now: Instant) {
-        if let Some(member) = self.members.get_mut(id) {
-            member.deadline = now + member.session;
-        }
-    }
-
-    /// Removes a member, named by its id, by its instance, or by both.
-    pub(super) fn leave(
-        &mut self,
-        id: &str,
-        instance: Option<&str>,
-        now: Instant,
-    ) -> Result<(), ResponseError> {
+    /// A member says goodbye.
+    pub fn leave(&mut self, id: &str, now: Instant) -> Answer<()> {
         if self.named.remove(id).is_none() {
-            let found = instance.filter(|_| id.is_empty()).and_then(|instance| self.id_of(instance));
-            let id = found.unwrap_or(id).to_owned();
-            self.validate(&id, instance)?;
-            self.remove(&id);
+            self.validate(id, None)?;
+            self.remove(id);
             self.prepare(now);
         }
         self.progress(now);
@@ -363,75 +297,145 @@ impl Group {
 
     fn remove(&mut self, id: &str) {
         if let Some(mut member) = self.members.remove(id) {
-            member.refuse(UnknownMemberId, id);
+            member.refuse(UnknownMemberId);
         }
-        if self.leader.as_deref() == Some(id) {
-            self.leader = None;
-        }
+        self.leader.take_if(|leader| leader == id);
     }
 
-    fn validate(&self, id: &str, instance: Option<&str>) -> Result<(), ResponseError> {
+    fn validate(&self, id: &str, instance: Option<&str>) -> Answer<()> {
         if let Some(instance) = instance {
             let current = self.id_of(instance).ok_or(UnknownMemberId)?;
-            if current != id {
-                return Err(FencedInstanceId);
-            }
+            ensure(current == id, FencedInstanceId)?;
         }
-        if self.members.contains_key(id) { Ok(()) } else { Err(UnknownMemberId) }
+        ensure(self.members.contains_key(id), UnknownMemberId)
     }
 
-    fn check_generation(&self, generation: i32) -> Result<(), ResponseError> {
-        if generation == self.generation { Ok(()) } else { Err(IllegalGeneration) }
+    /// A member of this generation is alive.
+    fn check(&mut self, (id, instance, generation): Claim<'_>, now: Instant) -> Answer<()> {
+        self.validate(id, instance)?;
+        ensure(generation == self.generation, IllegalGeneration)?;
+        self.members.entry(id.to_owned()).and_modify(|member| member.touch(now));
+        Ok(())
     }
 
     /// Whether offsets may be committed by whom the request names.
-    pub(super) fn may_commit(
-        &mut self,
-        (id, instance, generation): Claim<'_>,
-        transactional: bool,
-        now: Instant,
-    ) -> Result<(), ResponseError> {
+    pub fn may_commit(&mut self, who: Claim<'_>, transactional: bool, now: Instant) -> Answer<()> {
+        let (id, instance, generation) = who;
         if generation < 0 && self.phase == Phase::Empty {
             return Ok(());
         }
         if generation >= 0 || !id.is_empty() || instance.is_some() {
-            if self.phase == Phase::Empty && self.generation == 0 && self.members.is_empty() {
-                return Err(IllegalGeneration);
-            }
-            self.validate(id, instance)?;
-            self.check_generation(generation)?;
-            self.touch(id, now);
-        } else if !transactional {
-            return Err(UnknownMemberId);
+            ensure(self.generation > 0 || !self.members.is_empty(), IllegalGeneration)?;
+            self.check(who, now)?;
+        } else {
+            ensure(transactional, UnknownMemberId)?;
         }
-        if !transactional && self.phase == Phase::Completing {
-            return Err(RebalanceInProgress);
-        }
-        Ok(())
+        ensure(transactional || self.phase != Phase::CompletingRebalance, RebalanceInProgress)
     }
 
     /// Whether there is anything to keep: a group that was only asked about is forgotten.
-    pub(super) fn was_used(&self) -> bool {
+    pub fn was_used(&self) -> bool {
         self.generation > 0 || !self.members.is_empty() || !self.named.is_empty() || !self.offsets.is_empty()
     }
 
     /// Removes members whose sessions ended, and ends waits that lasted too long.
-    pub(super) fn tick(&mut self, now: Instant) {
+    pub fn tick(&mut self, now: Instant) {
         self.named.retain(|_, until| *until > now);
-        let late_sync =
-            self.phase == Phase::Completing && self.deadline.is_some_and(|deadline| deadline <= now);
-        let gone = |member: &Member| {
+        let late_sync = self.phase == Phase::CompletingRebalance && is_over(self.deadline, now);
+        let is_gone = |(_, member): &(&String, &Member)| {
             let waits = member.join.is_some() || member.sync.is_some();
-            (member.deadline <= now && !waits) || (late_sync && !member.synced)
+            (is_over(member.deadline, now) && !waits) || (late_sync && !member.synced)
         };
-        let gone: Vec<String> =
-            self.members.iter().filter(|(_, member)| gone(member)).map(|(id, _)| id.clone()).collect();
-        for id in &gone {
-            self.remove(id);
-        }
+        let gone: Vec<String> = self.members.iter().filter(is_gone).map(|(id, _)| id.clone()).collect();
+        gone.iter().for_each(|id| self.remove(id));
         if !gone.is_empty() {
             self.prepare(now);
         }
         self.progress(now);
+    }
+}
+
+fn is_over(deadline: Option<Instant>, now: Instant) -> bool {
+    deadline.is_some_and(|deadline| deadline <= now)
+}
+
+/// Who waits for an answer, if somebody does.
+type Waiting<T> = Option<oneshot::Sender<Answer<T>>>;
+
+#[derive(Default)]
+pub struct Member {
+    pub instance: Option<String>,
+    pub client: String,
+    pub session: Duration,
+    pub rebalance: Duration,
+    /// Names and metadata of what it can do, the preferred first.
+    pub protocols: Vec<(String, Bytes)>,
+    pub assignment: Bytes,
+    /// Without a sign of life until then it is removed.
+    pub deadline: Option<Instant>,
+    /// It has asked for its assignment in this generation.
+    pub synced: bool,
+    pub join: Waiting<JoinGroupResponse>,
+    pub sync: Waiting<SyncGroupResponse>,
+}
+
+impl Member {
+    pub fn update(&mut self, ask: &JoinGroupRequest, now: Instant) {
+        self.session = millis(ask.session_timeout_ms);
+        self.rebalance = millis(ask.rebalance_timeout_ms);
+        self.protocols = protocols(ask);
+        self.touch(now);
+    }
+
+    /// It is alive.
+    pub fn touch(&mut self, now: Instant) {
+        self.deadline = Some(now + self.session);
+    }
+
+    /// Ends whatever it waits for.
+    pub fn refuse(&mut self, error: ResponseError) {
+        answer(&mut self.join, Err(error));
+        answer(&mut self.sync, Err(error));
+    }
+
+    /// What it told of itself for `protocol`.
+    pub fn metadata(&self, protocol: &str) -> Bytes {
+        let own = self.protocols.iter().find(|(name, _)| name == protocol);
+        own.map(|(_, metadata)| metadata.clone()).unwrap_or_default()
+    }
+}
+
+/// Answers who waits, if somebody does.
+pub fn answer<T>(waiting: &mut Waiting<T>, answer: Answer<T>) {
+    if let Some(waiting) = waiting.take() {
+        let _ = waiting.send(answer);
+    }
+}
+
+/// Copies: what a request holds would keep all of its bytes in memory.
+pub fn protocols(ask: &JoinGroupRequest) -> Vec<(String, Bytes)> {
+    ask.protocols.iter().map(|one| (one.name.to_string(), Bytes::copy_from_slice(&one.metadata))).collect()
+}
+
+impl Offsets {
+    /// The producer's transaction has ended.
+    pub fn end(&mut self, producer: i64, commit: bool) {
+        let held = self.pending.remove(&producer).unwrap_or_default();
+        self.committed.extend(held.into_iter().filter(|_| commit));
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.committed.is_empty() && self.pending.is_empty()
+    }
+
+    /// Whether an open transaction may still change this one.
+    pub fn is_unstable(&self, place: &Place) -> bool {
+        self.pending.values().any(|held| held.contains_key(place))
+    }
+
+    /// The topic is gone.
+    pub fn forget(&mut self, topic: &str) {
+        self.committed.retain(|(name, _), _| name != topic);
+        self.pending.values_mut().for_each(|held| held.retain(|(name, _), _| name != topic));
     }
 }

@@ -1,148 +1,152 @@
-//! Requests about groups that are answered at once.
+//! Requests about groups.
 
-use super::group::{Group, Phase};
-use super::group_offsets::{Committed, Place};
-use super::state::{Call, State};
+use std::time::Instant;
+
+use super::group::{Group, Later, Offsets, Phase, Place};
+use super::server::Call;
+use super::state::State;
 use super::wire::*;
 
+/// Shortest and longest session of a group's member, in milliseconds.
+const SESSION_MILLIS: std::ops::RangeInclusive<i32> = 1_000..=1_800_000;
+/// `offset.metadata.max.bytes`.
+const METADATA_BYTES_MAX: usize = 4096;
+
 impl State {
-    pub(super) fn find_coordinator(
-        &mut self,
-        call: &Call,
-        _: &FindCoordinatorRequest,
-    ) -> FindCoordinatorResponse {
-        let (host, port) = (text(self.address.ip().to_string()), i32::from(self.address.port()));
-        made!(FindCoordinatorResponse {
-            error_code: code(&call.allow()),
-            node_id: NODE,
-            host: host,
-            port: port
-        })
+    pub fn find_coordinator(&mut self, _: &FindCoordinatorRequest) -> FindCoordinatorResponse {
+        let (error_code, port) = (code(&self.allow()), self.settings.port.into());
+        made!(FindCoordinatorResponse { error_code, node_id: NODE, host: HOST, port })
     }
 
-    pub(super) fn heartbeat(&mut self, call: &Call, ask: &HeartbeatRequest) -> HeartbeatResponse {
-        let result = call.allow().and_then(|()| {
-            let who = (&*ask.member_id, ask.group_instance_id.as_deref(), ask.generation_id);
-            self.known_group(&ask.group_id)?.heartbeat(who, call.now)
-        });
+    /// The group, which is there from now on.
+    fn group(&mut self, id: &str) -> Answer<&mut Group> {
+        self.allow()?;
+        Ok(self.groups.entry(id.to_owned()).or_default())
+    }
+
+    fn known_group(&mut self, id: &str) -> Answer<&mut Group> {
+        self.allow()?;
+        self.groups.get_mut(id).ok_or(UnknownMemberId)
+    }
+
+    pub fn join_group(&mut self, call: &Call, ask: &JoinGroupRequest) -> Later<JoinGroupResponse> {
+        ensure(!ask.group_id.is_empty(), InvalidGroupId)?;
+        ensure(SESSION_MILLIS.contains(&ask.session_timeout_ms), InvalidSessionTimeout)?;
+        self.group(&ask.group_id)?.join(call, ask, Instant::now())
+    }
+
+    pub fn sync_group(&mut self, ask: &SyncGroupRequest) -> Later<SyncGroupResponse> {
+        self.known_group(&ask.group_id)?.sync(ask, Instant::now())
+    }
+
+    pub fn heartbeat(&mut self, ask: &HeartbeatRequest) -> HeartbeatResponse {
+        let who = (&*ask.member_id, ask.group_instance_id.as_deref(), ask.generation_id);
+        let group = self.known_group(&ask.group_id);
+        let result = group.and_then(|group| group.heartbeat(who, Instant::now()));
         made!(HeartbeatResponse { error_code: code(&result) })
     }
 
-    pub(super) fn known_group(&mut self, id: &str) -> Result<&mut Group, ResponseError> {
-        self.groups.get_mut(id).ok_or(ResponseError::UnknownMemberId)
+    pub fn leave_group(&mut self, ask: &LeaveGroupRequest) -> LeaveGroupResponse {
+        let group = self.known_group(&ask.group_id);
+        let result = group.and_then(|group| group.leave(&ask.member_id, Instant::now()));
+        made!(LeaveGroupResponse { error_code: code(&result) })
     }
 
-    pub(super) fn leave_group(&mut self, call: &Call, ask: &LeaveGroupRequest) -> LeaveGroupResponse {
-        let mut leave = |id: &str, instance: Option<&str>| {
-            call.allow()?;
-            self.known_group(&ask.group_id)?.leave(id, instance, call.now)
-        };
-        if call.version < 3 {
-            return made!(LeaveGroupResponse { error_code: code(&leave(&ask.member_id, None)) });
-        }
-        let one = |member: &MemberIdentity| {
-            made!(MemberResponse {
-                member_id: member.member_id.clone(),
-                group_instance_id: member.group_instance_id.clone(),
-                error_code: code(&leave(&member.member_id, member.group_instance_id.as_deref())),
-            })
-        };
-        let members = ask.members.iter().map(one).collect();
-        made!(LeaveGroupResponse { error_code: code(&call.allow()), members: members })
-    }
-
-    pub(super) fn offset_commit(&mut self, call: &Call, ask: &OffsetCommitRequest) -> OffsetCommitResponse {
-        let allowed = call.allow().and_then(|()| {
-            let instance = ask.group_instance_id.as_deref();
-            let who = (&*ask.member_id, instance, ask.generation_id_or_member_epoch);
-            self.groups.entry(ask.group_id.to_string()).or_default().may_commit(who, false, call.now)
+    pub fn offset_commit(&mut self, ask: &OffsetCommitRequest) -> OffsetCommitResponse {
+        let who = (&*ask.member_id, ask.group_instance_id.as_deref(), ask.generation_id_or_member_epoch);
+        let group = self.group(&ask.group_id);
+        let allowed = group.and_then(|group| group.may_commit(who, false, Instant::now()));
+        let topics = each!(ask.topics, partitions => OffsetCommitResponseTopic.partitions, |name, one| {
+            let what = (one.committed_offset, one.committed_metadata.as_deref().unwrap_or_default());
+            let place = (name.to_string(), one.partition_index);
+            let error_code = code(&allowed.and_then(|()| self.keep(&ask.group_id, None, place, what)));
+            made!(OffsetCommitResponsePartition { partition_index: one.partition_index, error_code })
         });
-        let topics = per_partition!(ask.topics, partitions => OffsetCommitResponseTopic.partitions, |name, one| {
-            let result = allowed.and_then(|()| {
-                self.partition(name, one.partition_index)?;
-                let offsets = &mut self.groups.entry(ask.group_id.to_string()).or_default().offsets;
-                let (offset, epoch) = (one.committed_offset, one.committed_leader_epoch);
-                let committed = Committed::new(offset, epoch, one.committed_metadata.as_ref())?;
-                offsets.committed.insert((name.to_string(), one.partition_index), committed);
-                Ok(())
-            });
-            made!(OffsetCommitResponsePartition { partition_index: one.partition_index, error_code: code(&result) })
-        });
-        made!(OffsetCommitResponse { topics: topics })
+        made!(OffsetCommitResponse { topics })
     }
 
-    pub(super) fn offset_fetch(&mut self, call: &Call, ask: &OffsetFetchRequest) -> OffsetFetchResponse {
-        if let Err(error) = call.allow() {
-            return made!(OffsetFetchResponse { error_code: error.code() });
-        }
+    pub fn txn_offset_commit(&mut self, ask: &TxnOffsetCommitRequest) -> TxnOffsetCommitResponse {
+        let who = (&*ask.member_id, ask.group_instance_id.as_deref(), ask.generation_id);
+        let producer = Some(ask.producer_id.0);
+        let group = self.may_commit_in_transaction(ask).and_then(|()| self.group(&ask.group_id));
+        let allowed = group.and_then(|group| group.may_commit(who, true, Instant::now()));
+        let topics = each!(ask.topics, partitions => TxnOffsetCommitResponseTopic.partitions, |name, one| {
+            let what = (one.committed_offset, one.committed_metadata.as_deref().unwrap_or_default());
+            let place = (name.to_string(), one.partition_index);
+            let error_code = code(&allowed.and_then(|()| self.keep(&ask.group_id, producer, place, what)));
+            made!(TxnOffsetCommitResponsePartition { partition_index: one.partition_index, error_code })
+        });
+        made!(TxnOffsetCommitResponse { topics })
+    }
+
+    /// Keeps an offset and the client's words for a group; in a producer's transaction, until it ends.
+    fn keep(&mut self, group: &str, producer: Option<i64>, place: Place, what: (i64, &str)) -> Answer<()> {
+        self.partition(&place.0, place.1)?;
+        ensure(what.1.len() <= METADATA_BYTES_MAX, OffsetMetadataTooLarge)?;
+        let Offsets { committed, pending } = &mut self.group(group)?.offsets;
+        let commits = producer.map_or(committed, |producer| pending.entry(producer).or_default());
+        commits.insert(place, (what.0, what.1.to_owned()));
+        Ok(())
+    }
+
+    pub fn offset_fetch(&mut self, ask: &OffsetFetchRequest) -> OffsetFetchResponse {
         let none = Group::default();
-        let group = self.groups.get(&**ask.group_id).unwrap_or(&none);
-        let all = || {
-            let topic = |(name, index): &Place| {
-                let name = text(name.clone()).into();
-                made!(OffsetFetchRequestTopic { name: name, partition_indexes: vec![*index] })
-            };
-            group.offsets.committed.keys().map(topic).collect()
+        let offsets = &self.groups.get(&**ask.group_id).unwrap_or(&none).offsets;
+        let topic = |(name, index): &Place| {
+            let (name, partition_indexes) = (StrBytes::from(name.clone()).into(), vec![*index]);
+            made!(OffsetFetchRequestTopic { name, partition_indexes })
         };
-        let wanted = ask.topics.clone().unwrap_or_else(all);
-        let topics = per_partition!(wanted, partition_indexes => OffsetFetchResponseTopic.partitions, |name, one| {
+        let wanted = ask.topics.clone().unwrap_or_else(|| offsets.committed.keys().map(topic).collect());
+        let topics = each!(wanted, partition_indexes => OffsetFetchResponseTopic.partitions, |name, one| {
             let place = (name.to_string(), *one);
-            let unstable = ask.require_stable && group.offsets.is_unstable(&place);
-            let committed = group.offsets.committed.get(&place).filter(|_| !unstable);
-            let committed = committed.cloned().unwrap_or(Committed::NONE);
-            made!(OffsetFetchResponsePartition {
-                partition_index: *one,
-                committed_offset: committed.offset,
-                // Older versions have no such field.
-                committed_leader_epoch: if call.version >= 5 { committed.leader_epoch } else { -1 },
-                metadata: Some(text(committed.metadata)),
-                error_code: if unstable { ResponseError::UnstableOffsetCommit.code() } else { 0 },
-            })
+            let is_stable = !ask.require_stable || !offsets.is_unstable(&place);
+            let stable = self.allow().and_then(|()| ensure(is_stable, UnstableOffsetCommit));
+            let committed = offsets.committed.get(&place).filter(|_| stable.is_ok());
+            let (committed_offset, words) = committed.cloned().unwrap_or((-1, String::new()));
+            let (partition_index, metadata, error_code) = (*one, Some(words.into()), code(&stable));
+            made!(OffsetFetchResponsePartition { partition_index, committed_offset, metadata, error_code })
         });
-        made!(OffsetFetchResponse { topics: topics })
+        made!(OffsetFetchResponse { topics, error_code: code(&self.allow()) })
     }
 
-    pub(super) fn describe_groups(
-        &mut self,
-        call: &Call,
-        ask: &DescribeGroupsRequest,
-    ) -> DescribeGroupsResponse {
+    pub fn describe_groups(&mut self, ask: &DescribeGroupsRequest) -> DescribeGroupsResponse {
+        let none = made!(DescribedGroup { group_state: "Dead".into(), error_code: code(&self.allow()) });
         let one = |id: &GroupId| {
-            let mut described = match self.groups.get(&***id).filter(|_| call.forced.is_none()) {
-                Some(group) => describe(group, call.version),
-                None => made!(DescribedGroup { group_state: text("Dead"), error_code: code(&call.allow()) }),
-            };
+            let group = self.groups.get(&***id).filter(|_| self.forced.is_none());
+            let mut described = group.map_or_else(|| none.clone(), describe);
             described.group_id = id.clone();
             described
         };
         made!(DescribeGroupsResponse { groups: ask.groups.iter().map(one).collect() })
     }
 
-    pub(super) fn list_groups(&mut self, call: &Call, _: &ListGroupsRequest) -> ListGroupsResponse {
-        let listed = self.groups.iter().filter(|_| call.forced.is_none()).map(|(id, group)| {
-            let (group_id, protocol_type) = (text(id.clone()).into(), text(group.protocol_type.clone()));
-            made!(ListedGroup { group_id: group_id, protocol_type: protocol_type })
-        });
-        made!(ListGroupsResponse { error_code: code(&call.allow()), groups: listed.collect() })
+    pub fn list_groups(&mut self, _: &ListGroupsRequest) -> ListGroupsResponse {
+        let one = |(id, group): (&String, &Group)| {
+            let protocol_type = group.protocol_type.clone().into();
+            made!(ListedGroup { group_id: StrBytes::from(id.clone()).into(), protocol_type })
+        };
+        made!(ListGroupsResponse {
+            error_code: code(&self.allow()),
+            groups: self.groups.iter().map(one).collect()
+        })
     }
 }
 
-fn describe(group: &Group, version: i16) -> DescribedGroup {
+fn describe(group: &Group) -> DescribedGroup {
     let protocol = group.protocol.clone().unwrap_or_default();
     let members = group.members.iter().map(|(id, member)| {
         made!(DescribedGroupMember {
-            member_id: text(id.clone()),
-            group_instance_id: member.instance.clone().filter(|_| version >= 4).map(text),
-            client_id: text(member.client.clone()),
-            client_host: text("/127.0.0.1"),
+            member_id: id.clone().into(),
+            group_instance_id: member.instance.clone().map(Into::into),
+            client_id: member.client.clone().into(),
             member_metadata: member.metadata(&protocol),
             member_assignment: member.assignment.clone(),
         })
     });
     made!(DescribedGroup {
         members: members.collect(),
-        group_state: text(group.phase.name()),
-        protocol_type: text(group.protocol_type.clone()),
-        protocol_data: text(if group.phase == Phase::Stable { protocol } else { String::new() }),
+        group_state: format!("{:?}", group.phase).into(),
+        protocol_type: group.protocol_type.clone().into(),
+        protocol_data: StrBytes::from(if group.phase == Phase::Stable { protocol } else { String::new() }),
     })
 }

@@ -4,13 +4,9 @@
 //! producers, readers of committed records. It is never the proof of a guarantee: the scenario suite runs on it and on
 //! Apache Kafka, and a difference between the two is a bug in it.
 
-mod batch;
-mod configs;
 mod faults;
 mod group;
-mod group_offsets;
 mod groups;
-mod member;
 mod partition;
 mod records;
 mod server;
@@ -19,12 +15,13 @@ mod topics;
 mod transactions;
 mod wire;
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::net::TcpListener;
 
 pub use faults::{Action, Fault, Faults, When};
 pub use kafka_protocol::messages::ApiKey as Api;
@@ -44,13 +41,11 @@ pub struct Settings {
     /// Bytes of record batches that a partition keeps; beyond it the oldest are deleted, which is logged and counted
     /// ([`Broker::deleted_records`]). A topic's own `retention.bytes` may ask for less.
     pub partition_bytes_max: usize,
-    /// Partitions of a topic that is created without a number.
-    pub default_partitions: i32,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { port: 0, partition_bytes_max: 256 << 20, default_partitions: 1 }
+        Self { port: 0, partition_bytes_max: 256 << 20 }
     }
 }
 
@@ -59,7 +54,7 @@ impl Default for Settings {
 pub struct Broker {
     address: SocketAddr,
     shared: Arc<Shared>,
-    stop: Option<oneshot::Sender<()>>,
+    stop: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -69,7 +64,7 @@ impl Broker {
     /// # Errors
     /// When the port is taken, or the system gives no thread.
     pub fn start(settings: Settings) -> std::io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, settings.port))?;
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, settings.port))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -77,21 +72,21 @@ impl Broker {
             .thread_name("devbroker")
             .enable_all()
             .build()?;
-        let shared = Arc::new(Shared::new(State::new(settings, address), Faults::default()));
-        let (stop, stopped) = oneshot::channel();
+        let context = runtime.enter();
+        let listener = TcpListener::from_std(listener)?;
+        drop(context);
+        let state = State { settings: Settings { port: address.port(), ..settings }, ..State::default() };
+        let shared = Arc::new(Shared { state: Mutex::new(state), faults: Faults::default() });
+        let (stop, stopped) = mpsc::channel();
         let served = shared.clone();
         // A thread of its own owns the runtime: one that is dropped inside another panics.
         let thread = std::thread::Builder::new().name("devbroker-main".to_owned()).spawn(move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    _ = stopped => {}
-                    error = accept(listener, served) => {
-                        tracing::error!(%error, "the development broker stopped");
-                    }
-                }
-            });
+            runtime.spawn(accept(listener, served.clone()));
+            while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+                served.state().tick(Instant::now());
+            }
         })?;
-        tracing::info!(%address, "development broker: in memory, for development only, gone when this process ends");
+        tracing::info!(%address, "development broker: in memory, for development only");
         Ok(Self { address, shared, stop: Some(stop), thread: Some(thread) })
     }
 
@@ -105,7 +100,7 @@ impl Broker {
         &self.shared.faults
     }
 
-    /// Records that retention has deleted since the start, over all partitions. Each deletion is logged too.
+    /// Records that retention has deleted since the start, over all partitions. The first of each topic is logged too.
     pub fn deleted_records(&self) -> u64 {
         self.shared.state().deleted
     }
@@ -114,27 +109,12 @@ impl Broker {
 impl Drop for Broker {
     fn drop(&mut self) {
         drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
-/// Serves connections until the listener fails; connections end with the runtime.
-async fn accept(listener: TcpListener, shared: Arc<Shared>) -> std::io::Error {
-    let listener = match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => return error,
-    };
-    let ticking = shared.clone();
-    tokio::spawn(async move {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tick.tick().await;
-            ticking.state().tick(Instant::now());
-        }
-    });
+/// Serves connections; they end with the runtime.
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => drop(tokio::spawn(server::serve(stream, peer, shared.clone()))),

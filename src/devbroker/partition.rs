@@ -1,18 +1,27 @@
 //! One partition: batches in memory, its producers' sequences, its open and aborted transactions.
+//!
+//! Batches of format 2 stay opaque: compressed or not, they are kept as they came. Only the base offset and the leader
+//! epoch are written by a broker, and neither is under the checksum.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 
-use bytes::Bytes;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use kafka_protocol::records::RecordBatchDecoder;
 use tokio::sync::Notify;
 
-use super::batch::{self, Header};
-use super::wire::ResponseError;
+use super::wire::*;
 
 /// Batches of a producer whose repetition is known as such; as many as an idempotent producer has in flight.
 const BATCHES_REMEMBERED: usize = 5;
 /// Idempotent producers that are remembered; beyond, those that wrote longest ago are forgotten.
 const PRODUCERS_MAX: usize = 10_000;
+const HEADER_BYTES: usize = 61;
+const TRANSACTIONAL: i16 = 0x10;
+const CONTROL: i16 = 0x20;
+/// Times that ask for the ends of the log.
+const LATEST: i64 = -1;
+const EARLIEST: i64 = -2;
 
 struct Stored {
     base: i64,
@@ -22,6 +31,7 @@ struct Stored {
     bytes: Bytes,
 }
 
+#[derive(Default)]
 struct Producer {
     epoch: i16,
     /// (first sequence, last sequence, base offset), oldest first.
@@ -38,19 +48,11 @@ struct Aborted {
     last: i64,
 }
 
-/// What a fetch finds in a partition.
 #[derive(Default)]
-pub(super) struct Found {
-    pub batches: Vec<Bytes>,
-    pub bytes: usize,
-    /// Producer and first offset of the transactions in it that were aborted.
-    pub aborted: Vec<(i64, i64)>,
-}
-
-#[derive(Default)]
-pub(super) struct Partition {
+pub struct Partition {
     batches: VecDeque<Stored>,
-    start: i64,
+    /// Oldest offset that is kept.
+    pub start: i64,
     end: i64,
     bytes: usize,
     producers: HashMap<i64, Producer>,
@@ -62,23 +64,13 @@ pub(super) struct Partition {
 }
 
 impl Partition {
-    /// Oldest offset that is kept.
-    pub(super) fn start(&self) -> i64 {
-        self.start
-    }
-
-    /// Offset of the next record.
-    pub(super) fn end(&self) -> i64 {
-        self.end
-    }
-
     /// Before this offset every transaction has ended.
-    pub(super) fn stable_end(&self) -> i64 {
+    pub fn stable_end(&self) -> i64 {
         self.open.values().min().copied().unwrap_or(self.end)
     }
 
     /// Appends a checked batch and gives its base offset: that of the first time when the producer repeats it.
-    pub(super) fn append(&mut self, header: &Header, bytes: &[u8]) -> Result<i64, ResponseError> {
+    pub fn append(&mut self, header: &Header, bytes: &[u8]) -> Answer<i64> {
         if header.producer >= 0 {
             if let Some(base) = self.check_sequence(header)? {
                 return Ok(base);
@@ -90,7 +82,7 @@ impl Partition {
             self.open.entry(header.producer).or_insert(base);
         }
         let next = base + i64::from(header.last_delta) + 1;
-        self.push(Stored { base, next, max_time: header.max_time, bytes: batch::placed(bytes, base) });
+        self.push(Stored { base, next, max_time: header.max_time, bytes: placed(bytes, base) });
         Ok(base)
     }
 
@@ -98,31 +90,24 @@ impl Partition {
         self.end = stored.next;
         self.bytes += stored.bytes.len();
         self.batches.push_back(stored);
-        for waiting in self.waiting.drain(..) {
-            if let Some(waiting) = waiting.upgrade() {
-                waiting.notify_one();
-            }
-        }
+        self.waiting.drain(..).filter_map(|one| one.upgrade()).for_each(|one| one.notify_one());
     }
 
     /// The base offset when the batch is a repetition; an error when it is not the next.
-    fn check_sequence(&self, header: &Header) -> Result<Option<i64>, ResponseError> {
+    fn check_sequence(&self, header: &Header) -> Answer<Option<i64>> {
         // A producer that is not known may begin anywhere: its records may have been deleted.
         let Some(producer) = self.producers.get(&header.producer) else { return Ok(None) };
-        let out_of_order = ResponseError::OutOfOrderSequenceNumber;
-        if header.epoch < producer.epoch {
-            return Err(ResponseError::InvalidProducerEpoch);
-        }
-        if header.epoch > producer.epoch {
-            return if header.sequence == 0 { Ok(None) } else { Err(out_of_order) };
-        }
+        ensure(header.epoch >= producer.epoch, InvalidProducerEpoch)?;
+        let is_new = header.epoch > producer.epoch;
         let last = advance(header.sequence, header.last_delta);
         let same = |&&(first, end, _): &&(i32, i32, i64)| (first, end) == (header.sequence, last);
-        if let Some(&(_, _, base)) = producer.recent.iter().find(same) {
+        if let Some(&(_, _, base)) = producer.recent.iter().find(same).filter(|_| !is_new) {
             return Ok(Some(base));
         }
-        let expected = producer.recent.back().map_or(0, |&(_, last, _)| advance(last, 1));
-        if header.sequence == expected { Ok(None) } else { Err(out_of_order) }
+        let newest = producer.recent.back().filter(|_| !is_new);
+        let expected = newest.map_or(0, |&(_, last, _)| advance(last, 1));
+        ensure(header.sequence == expected, OutOfOrderSequenceNumber)?;
+        Ok(None)
     }
 
     fn remember(&mut self, header: &Header) {
@@ -141,8 +126,7 @@ impl Partition {
     }
 
     fn producer(&mut self, id: i64, epoch: i16) -> &mut Producer {
-        let new = || Producer { epoch, recent: VecDeque::new(), wrote: 0 };
-        let producer = self.producers.entry(id).or_insert_with(new);
+        let producer = self.producers.entry(id).or_default();
         if producer.epoch != epoch {
             producer.recent.clear();
         }
@@ -151,77 +135,94 @@ impl Partition {
     }
 
     /// Writes the marker that ends a producer's transaction here. From then on only `epoch` and later may write.
-    pub(super) fn end_transaction(&mut self, producer: i64, epoch: i16, commit: bool, millis: i64) {
+    pub fn end_transaction(&mut self, (producer, epoch): (i64, i16), commit: bool, millis: i64) {
         let base = self.end;
-        if let Some(first) = self.open.remove(&producer)
-            && !commit
-        {
-            self.aborted.push(Aborted { producer, first, last: base });
-        }
+        let aborted = self.open.remove(&producer).filter(|_| !commit);
+        self.aborted.extend(aborted.map(|first| Aborted { producer, first, last: base }));
         self.producer(producer, epoch);
-        let bytes = batch::marker(base, producer, epoch, commit, millis);
+        let bytes = marker(base, (producer, epoch), commit, millis);
         self.push(Stored { base, next: base + 1, max_time: millis, bytes });
     }
 
     /// Deletes the oldest batches until at most `bytes_max` are kept, the newest batch in any case; gives how many
     /// records.
-    pub(super) fn keep(&mut self, bytes_max: usize) -> u64 {
-        if self.bytes <= bytes_max {
-            return 0;
-        }
+    pub fn keep(&mut self, bytes_max: usize) -> u64 {
         let before = self.start;
         while self.bytes > bytes_max && self.batches.len() > 1 {
-            let Some(oldest) = self.batches.pop_front() else { break };
-            self.bytes -= oldest.bytes.len();
-            self.start = oldest.next;
+            self.delete_oldest();
         }
-        let start = self.start;
-        self.aborted.retain(|aborted| aborted.last >= start);
         u64::try_from(self.start - before).unwrap_or(0)
     }
 
-    /// Batches from the one that holds `from`, up to `room` bytes; the first may be larger if `room` says so.
-    pub(super) fn fetch(
-        &self,
-        from: i64,
-        committed: bool,
-        (bytes_max, at_least_one): (usize, bool),
-    ) -> Result<Found, ResponseError> {
-        if from < self.start || from > self.end {
-            return Err(ResponseError::OffsetOutOfRange);
+    /// Deletes what is before an offset, -1 for all; gives the oldest that is kept.
+    pub fn delete_before(&mut self, offset: i64) -> Answer<i64> {
+        let offset = if offset == -1 { self.end } else { offset };
+        ensure((0..=self.end).contains(&offset), OffsetOutOfRange)?;
+        while self.batches.front().is_some_and(|oldest| oldest.next <= offset) {
+            self.delete_oldest();
         }
-        let until = if committed { self.stable_end() } else { self.end };
-        let mut found = Found::default();
-        let first = self.batches.partition_point(|batch| batch.next <= from);
-        let mut next = from;
-        for batch in self.batches.range(first..).take_while(|batch| batch.base < until) {
-            let must = at_least_one && found.batches.is_empty();
-            if found.bytes + batch.bytes.len() > bytes_max && !must {
-                break;
-            }
-            found.bytes += batch.bytes.len();
-            found.batches.push(batch.bytes.clone());
-            next = batch.next;
-        }
-        if committed {
-            let touched = self.aborted.iter().filter(|aborted| aborted.last >= from && aborted.first < next);
-            found.aborted = touched.map(|aborted| (aborted.producer, aborted.first)).collect();
-        }
-        Ok(found)
+        self.start = self.start.max(offset);
+        Ok(self.start)
     }
 
-    /// First record that is not older than `millis`, as (offset, time).
-    pub(super) fn at_time(&self, millis: i64) -> Option<(i64, i64)> {
-        let batch = self.batches.iter().find(|batch| batch.max_time >= millis)?;
-        let (offset, time) = batch::find_time(&batch.bytes, batch.base, millis);
-        Some((offset.max(self.start), time))
+    fn delete_oldest(&mut self) {
+        let Some(oldest) = self.batches.pop_front() else { return };
+        self.bytes -= oldest.bytes.len();
+        self.start = oldest.next;
+        self.aborted.retain(|aborted| aborted.last >= oldest.next);
+    }
+
+    /// Batches from the one that holds `from`, up to `bytes_max` bytes; the first may be larger if that is allowed.
+    pub fn fetch(&self, from: i64, committed: bool, room: (usize, bool)) -> Answer<PartitionData> {
+        ensure((self.start..=self.end).contains(&from), OffsetOutOfRange)?;
+        let until = if committed { self.stable_end() } else { self.end };
+        let (bytes_max, may_be_larger) = room;
+        let first = self.batches.partition_point(|batch| batch.next <= from);
+        let (mut records, mut next) = (BytesMut::new(), from);
+        for batch in self.batches.range(first..).take_while(|batch| batch.base < until) {
+            let must = may_be_larger && records.is_empty();
+            if records.len() + batch.bytes.len() > bytes_max && !must {
+                break;
+            }
+            records.extend_from_slice(&batch.bytes);
+            next = batch.next;
+        }
+        let is_met = |aborted: &&Aborted| aborted.last >= from && aborted.first < next;
+        let skip = |&Aborted { producer, first: first_offset, .. }: &Aborted| {
+            made!(AbortedTransaction { producer_id: producer.into(), first_offset })
+        };
+        let skipped = committed.then(|| self.aborted.iter().filter(is_met).map(skip).collect());
+        Ok(made!(PartitionData {
+            high_watermark: self.end,
+            last_stable_offset: self.stable_end(),
+            log_start_offset: self.start,
+            aborted_transactions: skipped,
+            records: Some(records.freeze()),
+        }))
+    }
+
+    /// Offset and time of the first record that is not older than `millis`, or what the protocol has special numbers
+    /// for; -1 for both when there is none.
+    pub fn offset_at(&self, millis: i64, committed: bool) -> Answer<(i64, i64)> {
+        let end = if committed { self.stable_end() } else { self.end };
+        let found = match millis {
+            LATEST => Some((end, -1)),
+            EARLIEST => Some((self.start, -1)),
+            ..0 => return Err(UnsupportedVersion),
+            _ => {
+                let batch = self.batches.iter().find(|batch| batch.max_time >= millis);
+                let found = batch.map(|batch| find_time(&batch.bytes, batch.base, millis));
+                found.filter(|(offset, _)| *offset < end).map(|(offset, time)| (offset.max(self.start), time))
+            }
+        };
+        Ok(found.unwrap_or((-1, -1)))
     }
 
     /// Has `waiting` told when there is more to read.
-    pub(super) fn wait(&mut self, waiting: &Arc<Notify>) {
-        self.waiting
-            .retain(|other| other.strong_count() > 0 && !std::ptr::eq(other.as_ptr(), Arc::as_ptr(waiting)));
-        self.waiting.push(Arc::downgrade(waiting));
+    pub fn wait(&mut self, waiting: &Arc<Notify>) {
+        let waiting = Arc::downgrade(waiting);
+        self.waiting.retain(|other| other.strong_count() > 0 && !other.ptr_eq(&waiting));
+        self.waiting.push(waiting);
     }
 }
 
@@ -229,4 +230,78 @@ impl Partition {
 fn advance(sequence: i32, by: i32) -> i32 {
     let sum = i64::from(sequence) + i64::from(by);
     i32::try_from(sum % (i64::from(i32::MAX) + 1)).unwrap_or(0)
+}
+
+/// What a broker must know of a batch.
+pub struct Header {
+    pub is_transactional: bool,
+    /// Records less one.
+    pub last_delta: i32,
+    pub max_time: i64,
+    /// -1 without idempotence.
+    pub producer: i64,
+    pub epoch: i16,
+    pub sequence: i32,
+}
+
+impl Header {
+    /// Reads and checks the one batch that a produce request may hold for a partition.
+    pub fn check(bytes: &[u8]) -> Answer<Self> {
+        ensure(bytes.len() >= HEADER_BYTES, CorruptMessage)?;
+        let mut rest = &bytes[8..];
+        let (length, _, magic, sum) = (rest.get_i32(), rest.get_i32(), rest.get_u8(), rest.get_u32());
+        ensure(magic == 2, UnsupportedForMessageFormat)?;
+        let is_whole = usize::try_from(length).is_ok_and(|length| length == bytes.len() - 12);
+        // The checksum covers what follows it.
+        ensure(is_whole && crc32c::crc32c(rest) == sum, CorruptMessage)?;
+        let (attributes, last_delta, _) = (rest.get_i16(), rest.get_i32(), rest.get_i64());
+        let (max_time, producer, epoch) = (rest.get_i64(), rest.get_i64(), rest.get_i16());
+        let (sequence, count) = (rest.get_i32(), rest.get_i32());
+        ensure(attributes & CONTROL == 0 && count >= 1 && last_delta == count - 1, InvalidRecord)?;
+        let is_transactional = attributes & TRANSACTIONAL != 0;
+        Ok(Self { is_transactional, last_delta, max_time, producer, epoch, sequence })
+    }
+}
+
+/// A copy of a checked batch at its place in the log: what its producer wrote as base offset means nothing.
+fn placed(bytes: &[u8], base: i64) -> Bytes {
+    let mut copy = BytesMut::with_capacity(bytes.len());
+    copy.put_i64(base);
+    copy.put_slice(&bytes[8..12]);
+    copy.put_i32(0);
+    copy.put_slice(&bytes[16..]);
+    copy.freeze()
+}
+
+/// The batch that ends a producer's transaction in a partition.
+fn marker(base: i64, (producer, epoch): (i64, i16), commit: bool, millis: i64) -> Bytes {
+    let mut checked = BytesMut::new();
+    checked.put_i16(TRANSACTIONAL | CONTROL);
+    checked.put_i32(0); // The last offset's delta.
+    checked.put_i64(millis);
+    checked.put_i64(millis);
+    checked.put_i64(producer);
+    checked.put_i16(epoch);
+    checked.put_i32(-1); // No sequence.
+    // One record: its length, attributes and deltas, a key of 4 bytes, a value of 6, no headers.
+    checked.put_i32(1);
+    checked.put_slice(&[32, 0, 0, 0, 8]);
+    checked.put_slice(&[0, 0, 0, u8::from(commit)]); // Version 0 and the kind.
+    checked.put_slice(&[12, 0, 0, 0, 0, 0, 0, 0]); // Version 0 and the coordinator's epoch.
+    let mut head = BytesMut::new();
+    head.put_i64(base);
+    head.put_i32(i32::try_from(checked.len() + 9).unwrap_or(0)); // What follows.
+    head.put_i32(0); // The leader's epoch.
+    head.put_u8(2);
+    head.put_u32(crc32c::crc32c(&checked));
+    head.put_slice(&checked);
+    head.freeze()
+}
+
+/// The first record of a stored batch that is not older than `millis`, as (offset, time). Records of a compressed
+/// batch cannot be looked at: its first offset stands for all.
+fn find_time(bytes: &Bytes, base: i64, millis: i64) -> (i64, i64) {
+    let records = RecordBatchDecoder::decode(&mut bytes.clone()).map(|set| set.records).unwrap_or_default();
+    let found = records.iter().find(|record| record.timestamp >= millis);
+    found.map_or((base, millis), |record| (record.offset, record.timestamp))
 }

@@ -1,7 +1,9 @@
 //! Requests about topics: metadata, creation, settings.
 
-use super::configs::{self, Configs};
-use super::state::{Call, State, Topic};
+use std::collections::BTreeMap;
+
+use super::partition::Partition;
+use super::state::State;
 use super::wire::*;
 
 /// Partitions of all topics together.
@@ -12,102 +14,123 @@ const TOPIC_RESOURCE: i8 = 2;
 const SOURCE_TOPIC: i8 = 1;
 const SOURCE_DEFAULT: i8 = 5;
 
+/// Settings of topics: names and defaults of Kafka 4.
+const DEFAULTS: &str = "
+    cleanup.policy=delete compression.gzip.level=-1 compression.lz4.level=9 compression.type=producer
+    compression.zstd.level=3 delete.retention.ms=86400000 file.delete.delay.ms=60000
+    flush.messages=9223372036854775807 flush.ms=9223372036854775807 follower.replication.throttled.replicas=
+    index.interval.bytes=4096 leader.replication.throttled.replicas= local.retention.bytes=-2
+    local.retention.ms=-2 max.compaction.lag.ms=9223372036854775807 max.message.bytes=1048588
+    message.timestamp.after.max.ms=3600000 message.timestamp.before.max.ms=9223372036854775807
+    message.timestamp.type=CreateTime min.cleanable.dirty.ratio=0.5 min.compaction.lag.ms=0
+    min.insync.replicas=1 preallocate=false remote.log.copy.disable=false remote.log.delete.on.disable=false
+    remote.storage.enable=false retention.bytes=-1 retention.ms=604800000 segment.bytes=1073741824
+    segment.index.bytes=10485760 segment.jitter.ms=0 segment.ms=604800000
+    unclean.leader.election.enable=false
+";
+
+#[derive(Default)]
+pub struct Topic {
+    pub partitions: Vec<Partition>,
+    /// What is set on it.
+    pub configs: BTreeMap<String, String>,
+    /// Whether it was told that retention deletes here.
+    pub is_cut: bool,
+}
+
+impl Topic {
+    /// The value in force.
+    fn config(&self, name: &str) -> &str {
+        self.configs.get(name).map_or_else(|| default(name).unwrap_or_default(), String::as_str)
+    }
+
+    /// The value in force where it is a number of bytes.
+    pub fn bytes(&self, name: &str) -> usize {
+        self.config(name).parse().unwrap_or(usize::MAX)
+    }
+
+    /// Bytes that a partition may keep: what the topic says, and at most what the broker has. Kafka keeps the newest
+    /// value of each key of a compacted topic, so that only the broker's limit counts there.
+    pub fn bytes_max(&self, broker: usize) -> usize {
+        let policy = self.config("cleanup.policy");
+        let deletes = policy.split(',').any(|word| word.trim() == "delete");
+        if deletes { broker.min(self.bytes("retention.bytes")) } else { broker }
+    }
+}
+
 impl State {
-    pub(super) fn metadata(&mut self, call: &Call, ask: &MetadataRequest) -> MetadataResponse {
-        let all = |state: &Self| state.topics.keys().cloned().collect();
-        let names: Vec<String> = match &ask.topics {
-            None => all(self),
-            // Before version 1 nothing stood for everything.
-            Some(topics) if topics.is_empty() && call.version == 0 => all(self),
+    pub fn metadata(&mut self, ask: &MetadataRequest) -> MetadataResponse {
+        let topics = match &ask.topics {
             Some(topics) => {
-                topics.iter().filter_map(|topic| Some(topic.name.as_ref()?.to_string())).collect()
+                let names = topics.iter().filter_map(|topic| topic.name.as_ref());
+                names.map(|name| self.describe_topic(name)).collect()
             }
+            None => self.topics.keys().map(|name| self.describe_topic(name)).collect(),
         };
-        let (host, port) = (text(self.address.ip().to_string()), i32::from(self.address.port()));
+        let (host, port) = (HOST, self.settings.port.into());
+        let broker = made!(MetadataResponseBroker { node_id: NODE, host, port });
         made!(MetadataResponse {
-            brokers: vec![made!(MetadataResponseBroker { node_id: NODE, host: host, port: port })],
+            brokers: vec![broker],
             controller_id: NODE,
-            cluster_id: Some(text("development-broker")),
-            topics: names.iter().map(|name| self.describe_topic(call, name)).collect(),
+            cluster_id: Some("development-broker".into()),
+            topics,
         })
     }
 
-    fn describe_topic(&self, call: &Call, name: &str) -> MetadataResponseTopic {
-        let topic = call.allow().and_then(|()| match self.topics.get(name) {
-            None if !is_legal(name) => Err(ResponseError::InvalidTopicException),
-            topic => topic.ok_or(ResponseError::UnknownTopicOrPartition),
+    fn describe_topic(&self, name: &str) -> MetadataResponseTopic {
+        let topic = self.allow().and_then(|()| match self.topics.get(name) {
+            None if !is_legal(name) => Err(InvalidTopicException),
+            topic => topic.ok_or(UnknownTopicOrPartition),
         });
-        let partition = |index| {
-            made!(MetadataResponsePartition {
-                partition_index: index,
-                leader_id: NODE,
-                replica_nodes: vec![NODE],
-                isr_nodes: vec![NODE],
-                // Older versions have no such field.
-                leader_epoch: if call.version >= 7 { 0 } else { -1 },
-            })
-        };
-        let partitions = topic.as_ref().map_or(0, |topic| topic.partitions.len());
-        made!(MetadataResponseTopic {
-            error_code: code(&topic),
-            name: Some(text(name.to_owned()).into()),
-            partitions: (0..).take(partitions).map(partition).collect(),
-        })
+        let nodes = || vec![NODE];
+        let first =
+            made!(MetadataResponsePartition { leader_id: NODE, replica_nodes: nodes(), isr_nodes: nodes() });
+        let mut partitions = vec![first; topic.as_ref().map_or(0, |topic| topic.partitions.len())];
+        (0..).zip(&mut partitions).for_each(|(index, partition)| partition.partition_index = index);
+        let (error_code, name) = (code(&topic), Some(StrBytes::from(name.to_owned()).into()));
+        made!(MetadataResponseTopic { error_code, name, partitions })
     }
 
-    pub(super) fn create_topics(&mut self, call: &Call, ask: &CreateTopicsRequest) -> CreateTopicsResponse {
+    pub fn create_topics(&mut self, ask: &CreateTopicsRequest) -> CreateTopicsResponse {
         let one = |topic: &CreatableTopic| {
-            let result = call.allow().and_then(|()| self.create_topic(topic, ask.validate_only));
-            let told = result.as_ref().ok().filter(|_| call.version >= 5);
-            made!(CreatableTopicResult {
-                name: topic.name.clone(),
-                error_code: code(&result),
-                error_message: words(&result),
-                num_partitions: told.map_or(-1, |partitions| *partitions),
-                replication_factor: told.map_or(-1, |_| 1),
-            })
+            let result = self.allow().and_then(|()| self.create_topic(topic, ask.validate_only));
+            made!(CreatableTopicResult { name: topic.name.clone(), error_code: code(&result) })
         };
         made!(CreateTopicsResponse { topics: ask.topics.iter().map(one).collect() })
     }
 
-    fn create_topic(&mut self, ask: &CreatableTopic, only_check: bool) -> Result<i32, ResponseError> {
-        let partitions = match (ask.num_partitions, i32::try_from(ask.assignments.len())) {
-            (-1, Ok(assigned)) if assigned > 0 => assigned,
-            (-1, _) => self.settings.default_partitions,
-            (number, _) => number,
-        };
-        if !matches!(ask.replication_factor, -1 | 1) {
-            return Err(ResponseError::InvalidReplicationFactor);
-        }
+    fn create_topic(&mut self, ask: &CreatableTopic, only_check: bool) -> Answer<()> {
+        let wanted = if ask.num_partitions == -1 { 1 } else { ask.num_partitions };
+        ensure(matches!(ask.replication_factor, -1 | 1), InvalidReplicationFactor)?;
         // Kafka's metrics cannot tell names apart that differ in these alone.
         let flat = |name: &str| name.replace('.', "_");
         let name = &**ask.name;
-        if self.topics.contains_key(name) {
-            return Err(ResponseError::TopicAlreadyExists);
-        }
-        if !is_legal(name) || self.topics.keys().any(|other| flat(other) == flat(name)) {
-            return Err(ResponseError::InvalidTopicException);
-        }
-        let count = self.more_partitions(partitions, 0)?;
-        let configs = configs::checked(ask.configs.iter().map(|one| (&one.name, one.value.as_ref())))?;
+        ensure(!self.topics.contains_key(name), TopicAlreadyExists)?;
+        let is_free = self.topics.keys().all(|other| flat(other) != flat(name));
+        ensure(is_free && is_legal(name), InvalidTopicException)?;
+        let count = self.more_partitions(wanted, 0)?;
+        let configs = (ask.configs.iter().map(|one| checked(&one.name, one.value.as_deref())))
+            .collect::<Answer<_>>()?;
         if !only_check {
-            self.topics.insert(name.to_string(), Topic::new(count, configs));
+            let partitions = std::iter::repeat_with(Partition::default).take(count).collect();
+            self.topics.insert(name.to_owned(), Topic { partitions, configs, is_cut: false });
         }
-        Ok(partitions)
+        Ok(())
     }
 
     /// A number of partitions as a count, when there is room for that many instead of `before`.
-    fn more_partitions(&self, wanted: i32, before: usize) -> Result<usize, ResponseError> {
+    fn more_partitions(&self, wanted: i32, before: usize) -> Answer<usize> {
         let all: usize = self.topics.values().map(|topic| topic.partitions.len()).sum();
-        let count = usize::try_from(wanted).ok().filter(|count| *count > before);
-        let count = count.ok_or(ResponseError::InvalidPartitions)?;
-        if all - before + count > PARTITIONS_MAX { Err(ResponseError::PolicyViolation) } else { Ok(count) }
+        let count = usize::try_from(wanted).unwrap_or(0);
+        ensure(count > before, InvalidPartitions)?;
+        ensure(all - before + count <= PARTITIONS_MAX, PolicyViolation)?;
+        Ok(count)
     }
 
-    pub(super) fn delete_topics(&mut self, call: &Call, ask: &DeleteTopicsRequest) -> DeleteTopicsResponse {
+    pub fn delete_topics(&mut self, ask: &DeleteTopicsRequest) -> DeleteTopicsResponse {
         let mut delete = |name: &TopicName| {
-            call.allow()?;
-            self.topics.remove(&***name).ok_or(ResponseError::UnknownTopicOrPartition)?;
+            self.allow()?;
+            self.topics.remove(&***name).ok_or(UnknownTopicOrPartition)?;
             self.groups.values_mut().for_each(|group| group.offsets.forget(name));
             Ok(())
         };
@@ -117,89 +140,57 @@ impl State {
         made!(DeleteTopicsResponse { responses: ask.topic_names.iter().map(one).collect() })
     }
 
-    pub(super) fn create_partitions(
-        &mut self,
-        call: &Call,
-        ask: &CreatePartitionsRequest,
-    ) -> CreatePartitionsResponse {
-        let mut grow = |ask: &CreatePartitionsTopic, only_check: bool| {
-            call.allow()?;
-            let unknown = ResponseError::UnknownTopicOrPartition;
-            let before = self.topics.get(&**ask.name).ok_or(unknown)?.partitions.len();
-            let count = self.more_partitions(ask.count, before)?;
-            let topic = self.topics.get_mut(&**ask.name).filter(|_| !only_check);
-            topic.into_iter().for_each(|topic| topic.partitions.resize_with(count, Default::default));
+    pub fn create_partitions(&mut self, ask: &CreatePartitionsRequest) -> CreatePartitionsResponse {
+        let mut grow = |wanted: &CreatePartitionsTopic| {
+            let before = self.topic(&wanted.name)?.partitions.len();
+            let count = self.more_partitions(wanted.count, before)?;
+            if !ask.validate_only {
+                self.topic(&wanted.name)?.partitions.resize_with(count, Default::default);
+            }
             Ok(())
         };
         let one = |topic: &CreatePartitionsTopic| {
-            let result = grow(topic, ask.validate_only);
-            let (name, error_code, error_message) = (topic.name.clone(), code(&result), words(&result));
-            made!(CreatePartitionsTopicResult {
-                name: name,
-                error_code: error_code,
-                error_message: error_message
-            })
+            made!(CreatePartitionsTopicResult { name: topic.name.clone(), error_code: code(&grow(topic)) })
         };
         made!(CreatePartitionsResponse { results: ask.topics.iter().map(one).collect() })
     }
 
-    pub(super) fn describe_configs(
-        &mut self,
-        call: &Call,
-        ask: &DescribeConfigsRequest,
-    ) -> DescribeConfigsResponse {
+    pub fn describe_configs(&mut self, ask: &DescribeConfigsRequest) -> DescribeConfigsResponse {
         let results = ask.resources.iter().map(|resource| {
-            let set = call.allow().and_then(|()| match resource.resource_type {
-                TOPIC_RESOURCE => {
-                    let topic = self.topics.get(&*resource.resource_name);
-                    topic.map(|topic| &topic.configs).ok_or(ResponseError::UnknownTopicOrPartition)
-                }
-                _ => Err(ResponseError::InvalidRequest),
-            });
-            let wanted = |name: &str| {
-                let keys = resource.configuration_keys.as_ref();
-                keys.is_none_or(|keys| keys.iter().any(|key| &**key == name))
+            let (resource_type, resource_name) = (resource.resource_type, resource.resource_name.clone());
+            let allowed = ensure(resource_type == TOPIC_RESOURCE, InvalidRequest);
+            let topic = allowed.and_then(|()| self.topic(&resource_name));
+            let error_code = code(&topic);
+            let describe = |topic: &mut Topic| {
+                let one = |name: &'static str| {
+                    let value = Some(topic.config(name).to_owned().into());
+                    let is_set = topic.configs.contains_key(name);
+                    let config_source = if is_set { SOURCE_TOPIC } else { SOURCE_DEFAULT };
+                    made!(DescribeConfigsResourceResult { name: name.into(), value, config_source })
+                };
+                defaults().map(|(name, _)| one(name)).collect()
             };
-            let one = |set: &Configs, name: &'static str| {
-                made!(DescribeConfigsResourceResult {
-                    name: text(name),
-                    value: Some(text(configs::value(set, name).to_owned())),
-                    config_source: if set.contains_key(name) { SOURCE_TOPIC } else { SOURCE_DEFAULT },
-                })
-            };
-            let names = || configs::DEFAULTS.iter().map(|(name, _)| *name).filter(|name| wanted(name));
-            made!(DescribeConfigsResult {
-                error_code: code(&set),
-                resource_type: resource.resource_type,
-                resource_name: resource.resource_name.clone(),
-                configs: set.map_or_else(|_| Vec::new(), |set| names().map(|name| one(set, name)).collect()),
-            })
+            let configs = topic.map(describe).unwrap_or_default();
+            made!(DescribeConfigsResult { error_code, resource_type, resource_name, configs })
         });
         made!(DescribeConfigsResponse { results: results.collect() })
     }
 
     /// Replaces all settings of the topics at once.
-    pub(super) fn alter_configs(&mut self, call: &Call, ask: &AlterConfigsRequest) -> AlterConfigsResponse {
-        let mut alter = |resource: &AlterConfigsResource| {
-            call.allow()?;
-            let is_topic = resource.resource_type == TOPIC_RESOURCE;
-            let topic = self.topics.get_mut(&*resource.resource_name).filter(|_| is_topic);
-            let topic = topic.ok_or(ResponseError::UnknownTopicOrPartition)?;
-            let configs =
-                configs::checked(resource.configs.iter().map(|one| (&one.name, one.value.as_ref())))?;
-            if !ask.validate_only {
-                topic.configs = configs;
-            }
-            Ok(())
-        };
+    pub fn alter_configs(&mut self, ask: &AlterConfigsRequest) -> AlterConfigsResponse {
         let responses = ask.resources.iter().map(|resource| {
-            let result = alter(resource);
-            made!(AlterConfigsResourceResponse {
-                error_code: code(&result),
-                error_message: words(&result),
-                resource_type: resource.resource_type,
-                resource_name: resource.resource_name.clone(),
-            })
+            let (resource_type, resource_name) = (resource.resource_type, resource.resource_name.clone());
+            let configs = resource.configs.iter().map(|one| checked(&one.name, one.value.as_deref()));
+            let allowed = ensure(resource_type == TOPIC_RESOURCE, InvalidRequest);
+            let result = allowed.and_then(|()| {
+                let configs = configs.collect::<Answer<_>>()?;
+                let topic = self.topic(&resource_name)?;
+                if !ask.validate_only {
+                    topic.configs = configs;
+                }
+                Ok(())
+            });
+            made!(AlterConfigsResourceResponse { error_code: code(&result), resource_type, resource_name })
         });
         made!(AlterConfigsResponse { responses: responses.collect() })
     }
@@ -208,4 +199,31 @@ impl State {
 fn is_legal(name: &str) -> bool {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     (1..=NAME_BYTES_MAX).contains(&name.len()) && !matches!(name, "." | "..") && name.bytes().all(legal)
+}
+
+fn defaults() -> impl Iterator<Item = (&'static str, &'static str)> {
+    DEFAULTS.split_ascii_whitespace().filter_map(|setting| setting.split_once('='))
+}
+
+fn default(name: &str) -> Option<&'static str> {
+    defaults().find(|(known, _)| *known == name).map(|(_, value)| value)
+}
+
+/// A setting that a request brings, when Kafka would take it. Only values of the default's kind are.
+fn checked(name: &str, value: Option<&str>) -> Answer<(String, String)> {
+    let (default, value) = default(name).zip(value).ok_or(InvalidConfig)?;
+    let among = |words: &[&str]| value.split(',').all(|word| words.contains(&word.trim()));
+    let good = match name {
+        "cleanup.policy" => among(&["compact", "delete"]),
+        "compression.type" => among(&["uncompressed", "producer", "gzip", "lz4", "snappy", "zstd"]),
+        "message.timestamp.type" => among(&["CreateTime", "LogAppendTime"]),
+        _ if default.parse::<i64>().is_ok() => value.parse::<i64>().is_ok_and(|number| number >= -2),
+        _ if default.parse::<bool>().is_ok() => value.parse::<bool>().is_ok(),
+        _ if default.parse::<f64>().is_ok() => {
+            value.parse().is_ok_and(|ratio: f64| (0.0..=1.0).contains(&ratio))
+        }
+        _ => true,
+    };
+    ensure(good, InvalidConfig)?;
+    Ok((name.to_owned(), value.to_owned()))
 }
