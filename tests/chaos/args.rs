@@ -15,7 +15,7 @@ use clap::{Parser, ValueEnum};
     scripts/chaos                              all cases, 100,000 events each\n  \
     scripts/chaos 12 --events 5000             one case\n  \
     scripts/chaos kill --seed 7                all cases with `kill` in their name, with the faults of seed 7\n  \
-    scripts/chaos --short                      the cases that CI runs, with few events\n  \
+    scripts/chaos --short                      eight cases, with few events     \n  \
     scripts/chaos --mutations 2 12             switch off the rule that each case is there for; it must find out\n  \
     scripts/chaos --output json > results.json"
 )]
