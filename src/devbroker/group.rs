@@ -27,8 +27,8 @@ pub enum Phase {
 /// Topic and partition.
 pub type Place = (String, i32);
 
-/// Offsets with the client's own words about them.
-pub type Commits = BTreeMap<Place, (i64, String)>;
+/// Offsets with their leader epochs and the client's own words about them.
+pub type Commits = BTreeMap<Place, (i64, i32, String)>;
 
 #[derive(Default)]
 pub struct Offsets {

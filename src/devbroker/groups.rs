@@ -11,6 +11,7 @@ use super::wire::*;
 const SESSION_MILLIS: std::ops::RangeInclusive<i32> = 1_000..=1_800_000;
 /// `offset.metadata.max.bytes`.
 const METADATA_BYTES_MAX: usize = 4096;
+type Commit<'a> = (i64, i32, Option<&'a str>);
 
 impl State {
     pub fn find_coordinator(&mut self, _: &FindCoordinatorRequest) -> FindCoordinatorResponse {
@@ -47,8 +48,7 @@ impl State {
     }
 
     pub fn leave_group(&mut self, ask: &LeaveGroupRequest) -> LeaveGroupResponse {
-        let group = self.known_group(&ask.group_id);
-        let result = group.and_then(|group| group.leave(&ask.member_id, Instant::now()));
+        let result = self.known_group(&ask.group_id).and_then(|it| it.leave(&ask.member_id, Instant::now()));
         made!(LeaveGroupResponse { error_code: code(&result) })
     }
 
@@ -57,7 +57,7 @@ impl State {
         let group = self.group(&ask.group_id);
         let allowed = group.and_then(|group| group.may_commit(who, false, Instant::now()));
         let topics = each!(ask.topics, partitions => OffsetCommitResponseTopic.partitions, |name, one| {
-            let what = (one.committed_offset, one.committed_metadata.as_deref().unwrap_or_default());
+            let what = (one.committed_offset, one.committed_leader_epoch, one.committed_metadata.as_deref());
             let place = (name.to_string(), one.partition_index);
             let error_code = code(&allowed.and_then(|()| self.keep(&ask.group_id, None, place, what)));
             made!(OffsetCommitResponsePartition { partition_index: one.partition_index, error_code })
@@ -67,12 +67,11 @@ impl State {
 
     pub fn txn_offset_commit(&mut self, ask: &TxnOffsetCommitRequest) -> TxnOffsetCommitResponse {
         let who = (&*ask.member_id, ask.group_instance_id.as_deref(), ask.generation_id);
-        let producer = Some(ask.producer_id.0);
         let group = self.may_commit_in_transaction(ask).and_then(|()| self.group(&ask.group_id));
         let allowed = group.and_then(|group| group.may_commit(who, true, Instant::now()));
         let topics = each!(ask.topics, partitions => TxnOffsetCommitResponseTopic.partitions, |name, one| {
-            let what = (one.committed_offset, one.committed_metadata.as_deref().unwrap_or_default());
-            let place = (name.to_string(), one.partition_index);
+            let what = (one.committed_offset, one.committed_leader_epoch, one.committed_metadata.as_deref());
+            let (place, producer) = ((name.to_string(), one.partition_index), Some(ask.producer_id.0));
             let error_code = code(&allowed.and_then(|()| self.keep(&ask.group_id, producer, place, what)));
             made!(TxnOffsetCommitResponsePartition { partition_index: one.partition_index, error_code })
         });
@@ -80,12 +79,12 @@ impl State {
     }
 
     /// Keeps an offset and the client's words for a group; in a producer's transaction, until it ends.
-    fn keep(&mut self, group: &str, producer: Option<i64>, place: Place, what: (i64, &str)) -> Answer<()> {
+    fn keep(&mut self, group: &str, producer: Option<i64>, place: Place, what: Commit<'_>) -> Answer<()> {
         self.partition(&place.0, place.1)?;
-        ensure(what.1.len() <= METADATA_BYTES_MAX, OffsetMetadataTooLarge)?;
+        ensure(what.2.is_none_or(|words| words.len() <= METADATA_BYTES_MAX), OffsetMetadataTooLarge)?;
         let Offsets { committed, pending } = &mut self.group(group)?.offsets;
         let commits = producer.map_or(committed, |producer| pending.entry(producer).or_default());
-        commits.insert(place, (what.0, what.1.to_owned()));
+        commits.insert(place, (what.0, what.1, what.2.unwrap_or_default().to_owned()));
         Ok(())
     }
 
@@ -102,9 +101,10 @@ impl State {
             let is_stable = !ask.require_stable || !offsets.is_unstable(&place);
             let stable = self.allow().and_then(|()| ensure(is_stable, UnstableOffsetCommit));
             let committed = offsets.committed.get(&place).filter(|_| stable.is_ok());
-            let (committed_offset, words) = committed.cloned().unwrap_or((-1, String::new()));
+            let (offset, epoch, words) = committed.cloned().unwrap_or((-1, -1, String::new()));
             let (partition_index, metadata, error_code) = (*one, Some(words.into()), code(&stable));
-            made!(OffsetFetchResponsePartition { partition_index, committed_offset, metadata, error_code })
+            made!(OffsetFetchResponsePartition { partition_index, committed_offset: offset,
+                committed_leader_epoch: epoch, metadata, error_code })
         });
         made!(OffsetFetchResponse { topics, error_code: code(&self.allow()) })
     }

@@ -74,7 +74,7 @@ async fn a_topic_that_takes_nothing_costs_no_more_than_the_budget() {
     let cluster = MockCluster::new(2).expect("a mock cluster");
     let calls = Calls::emitting(&cluster.bootstrap_servers(), "stalled", 6);
     let name = &calls.name;
-    for topic in ["in", "out", "executions", "dlq"] {
+    for topic in ["in", "out", "executions", "dlq", "replay"] {
         let topic = format!("{name}.{topic}");
         cluster.create_topic(&topic, 6, 1).expect("a topic");
         for partition in 0..6 {
