@@ -43,6 +43,7 @@ use crate::telemetry::{Metrics, logs};
 pub fn run(common: &Common, arguments: &DevArgs) -> anyhow::Result<Exit> {
     let begun = Instant::now();
     let namespace = check::namespace(common)?;
+    let first = watch::look(&common.project, &BTreeSet::new());
     let loaded = check::load(&common.project, &namespace)?;
     if loaded.lints.iter().any(|lint| lint.code == "empty-project") {
         return check::accepted(loaded).map(|_| Exit::Refused);
@@ -53,7 +54,7 @@ pub fn run(common: &Common, arguments: &DevArgs) -> anyhow::Result<Exit> {
     let metrics = Metrics::install()?;
     roles::block_on(async {
         let shutdown = supervise::shutdown_on_signal()?;
-        let mut files = Files::new(common, &loaded.project);
+        let mut files = Files::new(common, &loaded.project, first);
         let begin = Begin { common, arguments, namespace, begun };
         let Some((project, plan)) = begin.until_good(loaded, &mut files, &shutdown).await? else {
             return Ok(Exit::Done);
@@ -98,10 +99,10 @@ pub struct Files {
 }
 
 impl Files {
-    fn new(common: &Common, project: &Project) -> Self {
+    fn new(common: &Common, project: &Project, first: watch::Look) -> Self {
         let others = Arc::new(Mutex::new(named_files(project)));
         let (tell, changes) = mpsc::channel(1);
-        tokio::spawn(watch::run(common.project.clone(), Arc::clone(&others), tell));
+        tokio::spawn(watch::run(first, common.project.clone(), Arc::clone(&others), tell));
         Self { others, changes }
     }
 

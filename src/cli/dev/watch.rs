@@ -24,18 +24,24 @@ const FILES_MAX: usize = 10_000;
 
 /// What is known of a file without reading it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Seen {
+pub struct Seen {
     modified: Option<SystemTime>,
     bytes: u64,
     inode: u64,
 }
 
 /// The files, by path below the project's folder.
-type Look = BTreeMap<PathBuf, Seen>;
+pub type Look = BTreeMap<PathBuf, Seen>;
 
-/// Tells every change that is over of the project in `root` and of `others` that it names, until nobody listens.
-pub async fn run(root: PathBuf, others: Arc<Mutex<BTreeSet<PathBuf>>>, tell: mpsc::Sender<Vec<PathBuf>>) {
-    let mut watch: Option<Watch> = None;
+/// Tells every change that is over of the project in `root` and of `others` that it names, until nobody listens. A change
+/// is one since `first`, a look from before the project was read: what is saved in between must not go unseen.
+pub async fn run(
+    first: Look,
+    root: PathBuf,
+    others: Arc<Mutex<BTreeSet<PathBuf>>>,
+    tell: mpsc::Sender<Vec<PathBuf>>,
+) {
+    let mut watch = Watch::new(first);
     let mut followed = BTreeSet::new();
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -45,7 +51,6 @@ pub async fn run(root: PathBuf, others: Arc<Mutex<BTreeSet<PathBuf>>>, tell: mps
         let others = others.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let looked_for = others.clone();
         let Ok(now) = tokio::task::spawn_blocking(move || look(&root, &looked_for)).await else { return };
-        let watch = watch.get_or_insert_with(|| Watch::new(now.clone()));
         watch.adopt(&now, others.difference(&followed));
         followed = others;
         let changed = watch.next(now);
@@ -58,7 +63,7 @@ pub async fn run(root: PathBuf, others: Arc<Mutex<BTreeSet<PathBuf>>>, tell: mps
 
 /// Looks at the files of the project in `root`, and at `others` that it names. What editors leave beside a file is left
 /// out.
-fn look(root: &Path, others: &BTreeSet<PathBuf>) -> Look {
+pub fn look(root: &Path, others: &BTreeSet<PathBuf>) -> Look {
     let mut seen = Look::new();
     for folder in FOLDERS {
         add_folder(root, Path::new(folder), DEPTH_MAX, &mut seen);
