@@ -18,6 +18,7 @@ use crate::plan::pipeline::Pipeline;
 use crate::position::Partition;
 use crate::postgres::pool;
 use crate::project::inspect::{self, Stretch};
+use crate::record::InRecord;
 use crate::secrets::Secret;
 
 /// How long a read waits before it looks whether the end is reached.
@@ -190,27 +191,37 @@ fn scan(
         pipelines.iter().map(|pipeline| (pipeline.name.to_string(), Seen::default())).collect();
     let topics: BTreeSet<&Arc<str>> = pipelines.iter().flat_map(|pipeline| &pipeline.topics).collect();
     for topic in topics {
-        let mut tail = match Tail::open(connection, topic, Begin::Oldest, End::AsOfNow) {
-            Ok(tail) => tail,
-            Err(TailError::NoTopic(_)) => continue,
-            Err(error) => return Err(error.into()),
-        };
-        let mut records = Vec::new();
-        while tail.read(WAIT, &mut records)? {
-            for record in records.drain(..) {
-                let partition = Partition::new(Arc::clone(&record.topic), record.partition);
-                let kind = event::kind_of(&record);
-                for pipeline in pipelines.iter().filter(|pipeline| pipeline.takes(topic, kind)) {
-                    let Some(seen) = all.get_mut(&*pipeline.name) else { continue };
-                    seen.first.entry(partition.clone()).or_insert(record.offset);
-                    seen.ingested += 1;
-                    let next = committed.of(pipeline).get(&partition);
-                    seen.done += i64::from(next.is_some_and(|next| record.offset < *next));
-                }
+        each_record(connection, topic, |record| {
+            let partition = Partition::new(Arc::clone(&record.topic), record.partition);
+            let kind = event::kind_of(&record);
+            for pipeline in pipelines.iter().filter(|pipeline| pipeline.takes(topic, kind)) {
+                let Some(seen) = all.get_mut(&*pipeline.name) else { continue };
+                seen.first.entry(partition.clone()).or_insert(record.offset);
+                seen.ingested += 1;
+                let next = committed.of(pipeline).get(&partition);
+                seen.done += i64::from(next.is_some_and(|next| record.offset < *next));
             }
-        }
+        })?;
     }
     Ok(all)
+}
+
+/// Hands over every committed record that is in `topic` now; none when there is no such topic.
+fn each_record(
+    connection: &Connection,
+    topic: &Arc<str>,
+    mut visit: impl FnMut(InRecord),
+) -> anyhow::Result<()> {
+    let mut tail = match Tail::open(connection, topic, Begin::Oldest, End::AsOfNow) {
+        Ok(tail) => tail,
+        Err(TailError::NoTopic(_)) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let mut records = Vec::new();
+    while tail.read(WAIT, &mut records)? {
+        records.drain(..).for_each(&mut visit);
+    }
+    Ok(())
 }
 
 /// Counts what waits in the retry topics of each pipeline: what is there and not committed.
@@ -223,19 +234,11 @@ fn scan_parked(
     for pipeline in pipelines {
         let Some(seen) = all.get_mut(&*pipeline.name) else { continue };
         for tier in pipeline.companions.iter().flat_map(|own| &own.tiers) {
-            let mut tail = match Tail::open(connection, &tier.topic, Begin::Oldest, End::AsOfNow) {
-                Ok(tail) => tail,
-                Err(TailError::NoTopic(_)) => continue,
-                Err(error) => return Err(error.into()),
-            };
-            let mut records = Vec::new();
-            while tail.read(WAIT, &mut records)? {
-                for record in records.drain(..) {
-                    let partition = Partition::new(Arc::clone(&record.topic), record.partition);
-                    let next = committed.of(pipeline).get(&partition);
-                    seen.parked += i64::from(next.is_none_or(|next| record.offset >= *next));
-                }
-            }
+            each_record(connection, &tier.topic, |record| {
+                let partition = Partition::new(Arc::clone(&record.topic), record.partition);
+                let next = committed.of(pipeline).get(&partition);
+                seen.parked += i64::from(next.is_none_or(|next| record.offset >= *next));
+            })?;
         }
     }
     Ok(())
