@@ -82,8 +82,8 @@ impl Outbox {
         if let Some(parked) = self.parked(pipeline, record, &past, &verdict) {
             return (Became::Parked, vec![parked]);
         }
-        let verdict = refuse_too_large(verdict, &self.sizes);
         let source = Header::of(headers::SOURCE, source_of(record));
+        let verdict = refuse_too_large(verdict, &source, &self.sizes);
         let mut all = Vec::with_capacity(verdict.records.len() + verdict.facts.len() + 2);
         let result = execution(pipeline, record, (&past, &verdict), Attributes::of(record));
         let outcome = verdict.outcome;
@@ -182,6 +182,11 @@ fn wire_bytes(record: &OutRecord) -> usize {
     record.size_bytes() + 10 * record.headers.len() + 32
 }
 
+/// What one more header adds to [`wire_bytes`].
+fn header_bytes(header: &Header) -> usize {
+    10 + header.name.as_bytes().len() + header.value.as_ref().map_or(0, Bytes::len)
+}
+
 /// The past of a record after one more run.
 fn after(past: &Past, verdict: &Verdict) -> Past {
     let has_failed = verdict.fault.is_some();
@@ -208,13 +213,15 @@ fn fact_bytes(fact: &KpiFact) -> usize {
     texts + dimensions + KEY_BYTES_MAX + 256
 }
 
-fn refuse_too_large(verdict: Verdict, sizes: &Sizes) -> Verdict {
+/// Outputs are measured with the header that they get, `source`.
+fn refuse_too_large(verdict: Verdict, source: &Header, sizes: &Sizes) -> Verdict {
     let limit = sizes.record_bytes_max;
-    let large = verdict.records.iter().find(|output| wire_bytes(output) > limit);
+    let written_bytes = |output: &OutRecord| wire_bytes(output) + header_bytes(source);
+    let large = verdict.records.iter().find(|output| written_bytes(output) > limit);
     let large_fact = verdict.facts.iter().find(|fact| fact_bytes(fact) > limit);
     let message = match (large, large_fact) {
         (Some(large), _) => {
-            format!("a record of {} bytes for topic `{}`: at most {limit}", wire_bytes(large), large.topic)
+            format!("a record of {} bytes for topic `{}`: at most {limit}", written_bytes(large), large.topic)
         }
         (None, Some(large)) => {
             format!("a KPI fact `{}` of up to {} bytes: at most {limit}", large.fact, fact_bytes(large))

@@ -138,7 +138,19 @@ fn an_output_too_large_becomes_a_dead_letter() {
     assert_eq!(became, Became::Ended(Outcome::DeadLettered));
     let topics: Vec<&str> = all.iter().map(|one| &*one.topic).collect();
     assert_eq!(topics, ["payments.dlq", "millrace.executions"], "nothing of the outputs is released");
-    assert!(text(&all[0], dead_letter::MESSAGE).expect("given").contains("1033 bytes"));
+    assert!(text(&all[0], dead_letter::MESSAGE).expect("given").contains("1076 bytes"));
+}
+
+#[test]
+fn an_output_is_measured_with_the_header_that_it_gets() {
+    let of = |bytes| {
+        let mut one = verdict(Outcome::Succeeded);
+        one.records = vec![output(bytes)];
+        outbox(SIZES).records(&pipeline(), &record(), &Past::default(), one)
+    };
+    let (became, all) = of(925);
+    assert_eq!((became, wire_bytes(&all[0])), (Became::Ended(Outcome::Succeeded), SIZES.record_bytes_max));
+    assert_eq!(of(926).0, Became::Ended(Outcome::DeadLettered));
 }
 
 #[test]
