@@ -11,13 +11,14 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::types::RDKafkaRespErr;
 
-use crate::events;
+use crate::events::{self, Shape};
 use crate::job::Job;
 use crate::raw::{self, BatchConsumer, PartitionList};
 
 /// More events than the requests that can be in flight leave behind.
 const EVENTS_MAX: usize = 100;
 const SETTLING_MAX: Duration = Duration::from_secs(10);
+const ASK_MAX: Duration = Duration::from_secs(10);
 const FULL_QUEUE_WAIT: Duration = Duration::from_millis(1);
 
 /// Headers of the input's records.
@@ -27,14 +28,14 @@ pub enum InputHeaders {
     CloudEvents,
 }
 
-fn cloud_events(seq: u64) -> OwnedHeaders {
+fn cloud_events(seq: u64, shape: Shape) -> OwnedHeaders {
     fn header<'a>(key: &'a str, value: &'a str) -> Header<'a, &'a str> {
         Header { key, value: Some(value) }
     }
     OwnedHeaders::new_with_capacity(4)
         .insert(header("ce_id", &events::id(seq)))
         .insert(header("ce_source", "stripe"))
-        .insert(header("ce_type", events::kind(seq)))
+        .insert(header("ce_type", &shape.kind(seq)))
         .insert(header("content-type", "application/json"))
 }
 
@@ -97,15 +98,32 @@ impl Topics {
         deleted.map(drop).map_err(|e| e.to_string())
     }
 
+    /// Deletes every topic whose name begins with `prefix`.
+    pub fn delete_all(&self, prefix: &str) -> Result<(), String> {
+        let metadata = self.admin.inner().fetch_metadata(None, ASK_MAX).map_err(|e| e.to_string())?;
+        let names =
+            metadata.topics().iter().map(|topic| topic.name()).filter(|name| name.starts_with(prefix));
+        let names: Vec<&str> = names.collect();
+        let deleted = self.runtime.block_on(self.admin.delete_topics(&names, &AdminOptions::new()));
+        deleted.map(drop).map_err(|e| e.to_string())
+    }
+
     /// The input topic with this many events, filled on first use and kept for later runs.
-    pub fn input(&self, partitions: i32, events: u64, headers: InputHeaders) -> Result<String, String> {
+    pub fn input(
+        &self,
+        partitions: i32,
+        events: u64,
+        shape: Shape,
+        headers: InputHeaders,
+    ) -> Result<String, String> {
         let kind = match headers {
             InputHeaders::None => "",
             InputHeaders::CloudEvents => "ce-",
         };
-        let name = format!("floor-in-{kind}{partitions}-{events}");
+        let Shape { keys, bytes, types } = shape;
+        let name = format!("bench-in-{kind}{partitions}-{events}-{keys}-{bytes}-{types}");
         if self.create(&name, partitions)? {
-            self.fill(&name, events, headers)?;
+            self.fill(&name, events, shape, headers)?;
         }
         let held = self.records(&name, partitions)?;
         if held != events {
@@ -128,7 +146,7 @@ impl Topics {
         Ok(records)
     }
 
-    fn fill(&self, name: &str, events: u64, headers: InputHeaders) -> Result<(), String> {
+    fn fill(&self, name: &str, events: u64, shape: Shape, headers: InputHeaders) -> Result<(), String> {
         let producer: BaseProducer = Job::new(&self.kafka, "fill")
             .producer("fill")
             .set("delivery.report.only.error", "true")
@@ -136,11 +154,11 @@ impl Topics {
             .map_err(|e| e.to_string())?;
         let (mut key, mut payload) = (Vec::new(), Vec::new());
         for seq in 0..events {
-            events::write(seq, 0, &mut key, &mut payload);
+            shape.write(seq, 0, &mut key, &mut payload);
             let record = BaseRecord::to(name).key(&key[..]).payload(&payload[..]);
             let record = match headers {
                 InputHeaders::None => record,
-                InputHeaders::CloudEvents => record.headers(cloud_events(seq)),
+                InputHeaders::CloudEvents => record.headers(cloud_events(seq, shape)),
             };
             send(&producer, record)?;
         }

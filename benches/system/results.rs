@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::goals::Judged;
 use crate::report::Figures;
 
 pub struct Results {
@@ -26,9 +27,10 @@ impl Results {
         }));
     }
 
-    /// Writes `<section>-<time>.json` into the folder; units are those of the table, rates in events a second.
-    pub fn write(&self, folder: &Path) -> Result<PathBuf, String> {
+    /// Writes `<section>-<time>.json` and the plot beside it; units are those of the table, rates in a second.
+    pub fn write(&self, folder: &Path, judged: &[Judged], plot: &str) -> Result<PathBuf, String> {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
+        let goal = |judged: &Judged| json!({"line": judged.line(), "value": judged.value, "reached": judged.is_reached()});
         let results = json!({
             "section": self.section,
             "begun": self.begun.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
@@ -37,11 +39,15 @@ impl Results {
             "cores": cores,
             "events": self.events,
             "runs": self.runs,
+            "goals": judged.iter().map(goal).collect::<Vec<_>>(),
         });
-        let name = format!("{}-{}.json", self.section, self.begun.format("%Y%m%dT%H%M%SZ"));
-        let path = folder.join(name);
+        let name = format!("{}-{}", self.section, self.begun.format("%Y%m%dT%H%M%SZ"));
+        let path = folder.join(&name).with_extension("json");
         let text = format!("{results:#}\n");
-        fs::create_dir_all(folder).and_then(|()| fs::write(&path, text)).map_err(|e| e.to_string())?;
+        let written = fs::create_dir_all(folder)
+            .and_then(|()| fs::write(&path, text))
+            .and_then(|()| fs::write(folder.join(&name).with_extension("svg"), plot));
+        written.map_err(|e| e.to_string())?;
         Ok(path)
     }
 }

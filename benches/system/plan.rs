@@ -1,7 +1,20 @@
-//! Which runs make up B1 to B4.
+//! Which runs make up the sections; here B1 to B4, in `targets.rs` P0 to P9.
 
+use crate::calls::CallsJob;
+use crate::ingest::IngestJob;
 use crate::job::Job;
-use crate::worker::{Work, WorkerJob};
+use crate::path::PathJob;
+use crate::peers::{self, Peer};
+use crate::project::ProjectJob;
+use crate::targets;
+use crate::worker::WorkerJob;
+
+/// Where the runs find their servers.
+pub struct Servers {
+    pub kafka: String,
+    /// URL of a role that may create databases; empty when there is none.
+    pub postgres: String,
+}
 
 /// What a run is.
 #[derive(Clone, Debug)]
@@ -14,6 +27,18 @@ pub enum Kind {
     Latency(Job),
     /// The engine.
     Worker(WorkerJob),
+    /// The engine with a stage that calls.
+    Calls(CallsJob),
+    /// The webhook endpoint.
+    Ingest(IngestJob),
+    /// The projector.
+    Project(ProjectJob),
+    /// From webhook to execution result.
+    Path(PathJob),
+    /// From the start to ready.
+    StartUp,
+    /// Another processor.
+    Peer(Peer, peers::Work),
 }
 
 pub struct Planned {
@@ -21,8 +46,9 @@ pub struct Planned {
     pub kind: Kind,
 }
 
-/// The runs of one section; `None` when there is no such section.
-pub fn section(name: &str, kafka: &str) -> Option<Vec<Planned>> {
+/// The runs of one section; `None` when there is no such section. `events` scales the work.
+pub fn section(name: &str, servers: &Servers, events: u64) -> Option<Vec<Planned>> {
+    let kafka = &servers.kafka;
     Some(match name {
         "b1" => b1(kafka),
         "b2" => b2(kafka),
@@ -32,12 +58,59 @@ pub fn section(name: &str, kafka: &str) -> Option<Vec<Planned>> {
         "b3-latency" => b3_latency(kafka),
         "b3-abort" => b3_abort(kafka),
         "b4" => b4(kafka),
-        "worker" => worker(kafka),
-        _ => return None,
+        "worker" => targets::workers(kafka),
+        _ => return targets::section(name, servers, events),
     })
 }
 
-pub const SECTIONS: [&str; 9] = ["b1", "b2", "b3", "b3-1", "b3-48", "b3-latency", "b3-abort", "b4", "worker"];
+/// Ways of copying, and the engine.
+pub const FLOOR: [&str; 9] = ["b1", "b2", "b3", "b3-1", "b3-48", "b3-latency", "b3-abort", "b4", "worker"];
+
+/// What is to be reached.
+pub const TARGETS: [&str; 14] = [
+    "p0",
+    "p1",
+    "p2",
+    "p3",
+    "p4",
+    "p5",
+    "p6",
+    "p7",
+    "p8",
+    "p9-partitions",
+    "p9-pipelines",
+    "p9-keys",
+    "p9-bytes",
+    "p9-groups",
+];
+
+/// The sections that a word of the command line names: itself, `p9` all whose names begin so, `all` P0 to P9.
+pub fn named(word: &str) -> Vec<&'static str> {
+    let word = word.to_lowercase();
+    let all = FLOOR.into_iter().chain(TARGETS);
+    match &*word {
+        "all" => TARGETS.into(),
+        "p9" => all.filter(|name| name.starts_with("p9-")).collect(),
+        word => all.filter(|name| *name == word).collect(),
+    }
+}
+
+// Labels of runs that goals name.
+pub const PASS_THROUGH: &str = "pass-through, at least once";
+pub const AT_LEAST_ONCE: &str = "filter and map, at least once";
+pub const WHOLE: &str = "filter and map of the whole value, at least once";
+pub const EXACTLY_ONCE: &str = "filter and map, exactly once";
+pub const CALLS: &str = "10,000 calls of one partition";
+pub const WIDE: &str = "10,000 calls in flight of six partitions";
+pub const SATURATED: &str = "webhooks, 64 connections";
+pub const STEADY: &str = "webhooks, 1,000/s";
+pub const COPY_LOOP: &str = "one COPY loop, execution rows";
+pub const EXECUTIONS: &str = "projector, execution rows";
+pub const FACTS: &str = "projector, KPI facts";
+pub const PATH_EXACTLY_ONCE: &str = "webhook to result, exactly once";
+pub const PATH_AT_LEAST_ONCE: &str = "webhook to result, at least once";
+pub const DEAD_SINK: &str = "a destination that never answers";
+pub const START_UP: &str = "worker, start to ready";
 
 fn planned(label: impl Into<String>, job: Job) -> Planned {
     Planned { label: label.into(), kind: Kind::Copy(job) }
@@ -165,20 +238,4 @@ fn b4(kafka: &str) -> Vec<Planned> {
         }
     }
     runs
-}
-
-fn worker(kafka: &str) -> Vec<Planned> {
-    let runs = [
-        ("worker, pass-through, exactly once", Work::PassThrough, "exactly_once"),
-        ("worker, filter and map, exactly once", Work::FilterMap, "exactly_once"),
-        ("worker, filter and map, at least once", Work::FilterMap, "at_least_once"),
-    ];
-    let yardstick = Kind::CopyForWorker(Job::new(kafka, "raw"));
-    let runs = runs.map(|(label, work, delivery)| {
-        (label, Kind::Worker(WorkerJob { kafka: kafka.to_owned(), work, delivery }))
-    });
-    std::iter::once((YARDSTICK, yardstick))
-        .chain(runs)
-        .map(|(label, kind)| Planned { label: label.to_owned(), kind })
-        .collect()
 }

@@ -1,7 +1,7 @@
 //! What a run of the worker left behind, read back as a reader of committed records sees it: complete, nothing
 //! doubled, each key in order, the fields right, one execution result for each event.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -10,11 +10,12 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::Value;
 
-use crate::events::{self, KEYS};
+use crate::events::{self, Shape};
 use crate::raw::Outcome;
 use crate::worker::{Run, Work, WorkerJob};
 
 const READ_MAX: Duration = Duration::from_secs(300);
+const ASK_MAX: Duration = Duration::from_secs(10);
 /// Every so many events the whole value is compared, not only its number.
 const COMPARE_EVERY: u64 = 97;
 
@@ -26,32 +27,49 @@ pub struct Appended {
 
 /// Checks outputs and execution results.
 pub fn check(job: &WorkerJob, run: &Run) -> Outcome<Appended> {
-    let mut outputs = Outputs::new(job.work, run.events);
-    read(&job.kafka, &run.output, run.partitions, &mut |message| outputs.add(message))?;
-    let mut sources = HashSet::new();
-    read(&job.kafka, &run.executions, run.partitions, &mut |message| {
-        let source = source_of(message)?;
-        if sources.insert(source) { Ok(()) } else { Err(format!("two results of {source:?}")) }
+    let appended = check_outputs(job, run)?;
+    let groups = job.scale.groups;
+    let mut results: HashMap<_, usize> = HashMap::new();
+    read(&job.kafka, &run.executions, &mut |message| {
+        *results.entry(source_of(message)?).or_default() += 1;
+        Ok(())
     })?;
-    if sources.len() as u64 != run.events {
-        return Err(format!("{} execution results for {} events", sources.len(), run.events));
+    if let Some((source, count)) = results.iter().find(|(_, count)| **count != groups) {
+        return Err(format!("{count} execution results of {source:?}, expected {groups}"));
     }
-    outputs.end().map_err(|e| format!("{}: {e}", run.output))
+    if results.len() as u64 != run.events {
+        return Err(format!("{} execution results for {} events", results.len(), run.events));
+    }
+    Ok(appended)
+}
+
+/// Checks outputs alone.
+pub fn check_outputs(job: &WorkerJob, run: &Run) -> Outcome<Appended> {
+    let mut appended: Option<Appended> = None;
+    for output in &run.outputs {
+        let mut outputs = Outputs::new(job, run.events);
+        read(&job.kafka, output, &mut |message| outputs.add(message))?;
+        let of_group = outputs.end().map_err(|e| format!("{output}: {e}"))?;
+        let all = appended.get_or_insert(Appended { ..of_group });
+        all.first_ms = all.first_ms.min(of_group.first_ms);
+        all.last_ms = all.last_ms.max(of_group.last_ms);
+    }
+    appended.ok_or("no outputs".to_owned())
 }
 
 /// A set of numbers below a limit.
-struct Seen {
+pub struct Seen {
     bits: Vec<bool>,
-    count: u64,
+    pub count: u64,
 }
 
 impl Seen {
-    fn new(limit: u64) -> Seen {
+    pub fn new(limit: u64) -> Seen {
         Seen { bits: vec![false; limit as usize], count: 0 }
     }
 
     /// Adds a number; the number back when it is there already or too large.
-    fn add(&mut self, number: u64) -> Result<(), u64> {
+    pub fn add(&mut self, number: u64) -> Result<(), u64> {
         match self.bits.get_mut(number as usize) {
             Some(bit) if !*bit => *bit = true,
             _ => return Err(number),
@@ -63,6 +81,7 @@ impl Seen {
 
 struct Outputs {
     work: Work,
+    shape: Shape,
     events: u64,
     seen: Seen,
     last_of_key: Vec<Option<u64>>,
@@ -72,12 +91,14 @@ struct Outputs {
 }
 
 impl Outputs {
-    fn new(work: Work, events: u64) -> Outputs {
+    fn new(job: &WorkerJob, events: u64) -> Outputs {
+        let shape = job.scale.shape;
         Outputs {
-            work,
+            work: job.work,
+            shape,
             events,
             seen: Seen::new(events),
-            last_of_key: vec![None; KEYS as usize],
+            last_of_key: vec![None; shape.keys as usize],
             appended: None,
             key: Vec::new(),
             payload: Vec::new(),
@@ -88,25 +109,23 @@ impl Outputs {
         let value = message.payload().ok_or("an output without a value")?;
         let seq = match self.work {
             Work::PassThrough => events::seq(value),
-            Work::FilterMap => sequence_in(value),
+            Work::FilterMap | Work::FilterMapWhole => sequence_in(value),
         };
         let seq = seq.ok_or_else(|| format!("not an event of ours: {}", String::from_utf8_lossy(value)))?;
         self.seen.add(seq).map_err(|seq| format!("event {seq} twice"))?;
-        events::write(seq, 0, &mut self.key, &mut self.payload);
+        self.shape.write(seq, 0, &mut self.key, &mut self.payload);
         if message.key() != Some(&self.key[..]) {
             return Err(format!("event {seq} with the key {:?}", message.key().map(String::from_utf8_lossy)));
         }
-        let last = &mut self.last_of_key[events::customer(seq) as usize];
+        let last = &mut self.last_of_key[self.shape.customer(seq) as usize];
         if *last >= Some(seq) {
             return Err(format!("event {seq} after {last:?} of the same key"));
         }
         *last = Some(seq);
         let is_right = match self.work {
             Work::PassThrough => value == self.payload,
-            Work::FilterMap if seq.is_multiple_of(COMPARE_EVERY) => {
-                parsed(value)? == expected(&self.payload)?
-            }
-            Work::FilterMap => events::is_live(seq),
+            _ if seq.is_multiple_of(COMPARE_EVERY) => parsed(value)? == expected(&self.payload)?,
+            Work::FilterMap | Work::FilterMapWhole => events::is_live(seq),
         };
         if !is_right {
             return Err(format!("event {seq} became {}", String::from_utf8_lossy(value)));
@@ -121,7 +140,9 @@ impl Outputs {
     fn end(self) -> Outcome<Appended> {
         let expected = match self.work {
             Work::PassThrough => self.events,
-            Work::FilterMap => (0..self.events).filter(|seq| events::is_live(*seq)).count() as u64,
+            Work::FilterMap | Work::FilterMapWhole => {
+                (0..self.events).filter(|seq| events::is_live(*seq)).count() as u64
+            }
         };
         if self.seen.count != expected {
             return Err(format!("{} records, expected {expected}", self.seen.count));
@@ -163,22 +184,22 @@ fn source_of(message: &BorrowedMessage<'_>) -> Outcome<(i32, i64)> {
 }
 
 /// Hands every committed record of a topic to `each`.
-fn read(
+pub fn read(
     kafka: &str,
     topic: &str,
-    partitions: i32,
     each: &mut dyn FnMut(&BorrowedMessage<'_>) -> Outcome<()>,
 ) -> Outcome<()> {
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", kafka)
-        .set("group.id", "floor-verify")
+        .set("group.id", "bench-verify")
         .set("enable.auto.commit", "false")
         .set("isolation.level", "read_committed")
         .set("enable.partition.eof", "true")
         .set("queued.max.messages.kbytes", "8192")
         .set("fetch.queue.backoff.ms", "20");
     let consumer: BaseConsumer = config.create().map_err(|e| e.to_string())?;
+    let partitions = partitions_of(&consumer, topic)?;
     let mut list = TopicPartitionList::new();
     for partition in 0..partitions {
         list.add_partition_offset(topic, partition, Offset::Beginning).map_err(|e| e.to_string())?;
@@ -201,4 +222,10 @@ fn read(
         }
     }
     Ok(())
+}
+
+fn partitions_of(client: &BaseConsumer, topic: &str) -> Outcome<i32> {
+    let metadata = client.fetch_metadata(Some(topic), ASK_MAX).map_err(|e| e.to_string())?;
+    let topic = metadata.topics().first().ok_or("the broker says nothing of the topic")?;
+    i32::try_from(topic.partitions().len()).map_err(|e| e.to_string())
 }
