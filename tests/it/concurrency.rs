@@ -64,7 +64,8 @@ async fn what_was_done_behind_a_slow_record_is_not_done_again_after_a_kill() {
     let calls = tokio::task::block_in_place(|| {
         Calls::new("behind", &destination.url, 1, "delivery: at_least_once\nconcurrency: 500")
     });
-    let ids: Vec<String> = (0..4_000)
+    let count = servers::amount(4_000, 1_000);
+    let ids: Vec<String> = (0..count)
         .map(|number| if number == 3 { String::from("slow") } else { format!("id-{number}") })
         .collect();
     tokio::task::block_in_place(|| calls.send(&ids));
@@ -74,7 +75,7 @@ async fn what_was_done_behind_a_slow_record_is_not_done_again_after_a_kill() {
     let told = loop {
         let (offset, text) = tokio::task::block_in_place(|| calls.committed()).remove(0);
         let told = Completed::decode(NextOffset(3), &text).unwrap_or_default();
-        if told.end() == Some(4_000) && told.contains(4) {
+        if told.end() == Some(count) && told.contains(4) {
             assert_eq!(offset, Offset::Offset(3), "the slow record holds the offset");
             break text;
         }
@@ -86,7 +87,7 @@ async fn what_was_done_behind_a_slow_record_is_not_done_again_after_a_kill() {
     destination.open();
     let mut second = calls.worker("second", &["--session-timeout", "6s"]);
     let deadline = tokio::time::Instant::now() + LIMIT;
-    while tokio::task::block_in_place(|| calls.committed())[0].0 != Offset::Offset(4_000) {
+    while tokio::task::block_in_place(|| calls.committed())[0].0 != Offset::Offset(count) {
         assert!(tokio::time::Instant::now() < deadline, "{}", second.log_text());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

@@ -137,14 +137,14 @@ async fn a_change_is_taken_over_and_a_bad_one_is_refused() {
 
 #[tokio::test]
 async fn reloads_lose_no_event_and_double_none() {
-    const EVENTS: usize = 400;
+    let events = servers::amount(400, 200);
     let folder = shop();
     let mut dev = live::dev(folder.path(), &[], &KEY_SET);
     let started = dev.what("started");
     let posting = {
         let sender = sender(&started);
         tokio::spawn(async move {
-            for number in 0..EVENTS {
+            for number in 0..events {
                 post(&sender, KEY, &order(&format!("o{number}"), "paid")).await;
             }
         })
@@ -159,15 +159,15 @@ async fn reloads_lose_no_event_and_double_none() {
     }
     posting.await.expect("all are taken");
     let deadline = Instant::now() + PATIENCE;
-    while dev.count("ended") < EVENTS {
-        assert!(Instant::now() < deadline, "{} of {EVENTS} ended", dev.count("ended"));
+    while dev.count("ended") < events {
+        assert!(Instant::now() < deadline, "{} of {events} ended", dev.count("ended"));
         std::thread::sleep(Duration::from_millis(50));
     }
     let kafka = started["kafka"].as_str().expect("an address");
     let records = readback::read_all(kafka, "orders");
     let ids: BTreeSet<_> = records.iter().map(|record| record.key.clone()).collect();
-    assert_eq!((records.len(), ids.len()), (EVENTS, EVENTS), "each order once");
-    assert_eq!(readback::read_all(kafka, "millrace.executions").len(), EVENTS);
+    assert_eq!((records.len(), ids.len()), (events, events), "each order once");
+    assert_eq!(readback::read_all(kafka, "millrace.executions").len(), events);
     dev.stop();
 }
 

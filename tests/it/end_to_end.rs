@@ -65,7 +65,7 @@ impl Scenario {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_worker_loses_nothing_and_repeats_nothing() {
     let scenario = applied("kill").await;
-    let payments = events::generate(7, servers::events_for_proof(100_000), 5_000);
+    let payments = events::generate(7, servers::amount(100_000, 5_000), 5_000);
     let topic = format!("{}.events", scenario.name);
     let mut projector = scenario.projector();
     let mut first = scenario.worker("a");
@@ -85,7 +85,7 @@ async fn a_killed_worker_loses_nothing_and_repeats_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn posted_webhooks_arrive_once_though_a_worker_is_killed() {
     let scenario = applied("hook").await;
-    let payments = events::generate(11, 5_000, 400);
+    let payments = events::generate(11, servers::amount(5_000, 1_000), 400);
     let port = free_port();
     let listen = format!("127.0.0.1:{port}");
     let mut ingest =

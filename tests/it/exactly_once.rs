@@ -10,7 +10,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 #[tokio::test(flavor = "multi_thread")]
 async fn copies_everything_once_while_instances_come_and_go() {
     let scenario = Scenario::new("copy", 12).await;
-    let count = servers::events_for_proof(100_000);
+    let count = servers::amount(100_000, 20_000);
     events::produce(&servers::kafka(), &scenario.input, &events::generate(1, count, 10_000));
     let mut first = Instance::start(scenario.exactly_once(0), scenario.copy());
     let second = Instance::start(scenario.exactly_once(1), scenario.copy());

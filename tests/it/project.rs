@@ -36,18 +36,20 @@ async fn facts_and_results_become_tables_equal_to_an_oracle() {
     .fetch_all(&fixture.pool)
     .await
     .expect("the view can be read");
-    let records = readback::read_all(&fixture.kafka, &fixture.namespace.kpis_topic());
+    let records: Vec<serde_json::Value> = readback::read_all(&fixture.kafka, &fixture.namespace.kpis_topic())
+        .iter()
+        .filter_map(|record| serde_json::from_slice(record.value.as_ref()?).ok())
+        .collect();
     assert!(!rows.is_empty());
     for row in rows {
         let dimensions: String = row.get(0);
         let start: chrono::DateTime<chrono::Utc> = row.get(2);
+        let dimensions: serde_json::Value = serde_json::from_str(&dimensions).expect("JSON");
         let last = records
             .iter()
-            .filter_map(|record| serde_json::from_slice::<serde_json::Value>(record.value.as_ref()?).ok())
             .rfind(|value| {
                 value["window"] == "1h"
-                    && value["dimensions"]
-                        == serde_json::from_str::<serde_json::Value>(&dimensions).expect("JSON")
+                    && value["dimensions"] == dimensions
                     && value["window_start"].as_str().and_then(|time| time.parse().ok()) == Some(start)
             })
             .expect("every row is published");

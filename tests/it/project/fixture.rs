@@ -141,10 +141,11 @@ impl Fixture {
         Running { task, status, shutdown }
     }
 
-    /// Waits until the positions of all partitions stand at their ends: markers of transactions included, so the ends
+    /// Waits until the positions of all partitions stand at their ends as they are now: markers of transactions included, so the ends
     /// are compared with what the positions can reach.
     pub async fn caught_up(&self, running: &Running) {
         let give_up = std::time::Instant::now() + Duration::from_secs(60);
+        let ends = self.ends().await;
         let mut last = None;
         loop {
             assert!(!running.task.is_finished(), "the projector has ended");
@@ -154,7 +155,9 @@ impl Fixture {
                     .await
                     .unwrap_or_default();
             // Quiet for two rounds with records of every topic folded, and nothing left to read.
-            let is_level = self.is_level(&rows).await;
+            let is_level = ends.iter().all(|((topic, partition), end)| {
+                rows.iter().any(|(name, number, next)| (name, number) == (topic, partition) && end < next)
+            });
             if is_level && last.as_ref() == Some(&rows) {
                 let shown = running.status.partitions();
                 assert!(shown.values().all(|status| rows.iter().any(|(.., next)| *next == status.next.0)));
@@ -166,23 +169,23 @@ impl Fixture {
         }
     }
 
-    /// Whether no record that a read_committed consumer sees lies beyond the positions.
-    async fn is_level(&self, rows: &[(String, i32, i64)]) -> bool {
+    /// The offset of the last record that a read_committed consumer sees, of each partition that has one.
+    async fn ends(&self) -> BTreeMap<(String, i32), i64> {
         let kafka = self.kafka.clone();
         let topics = [
             self.namespace.executions_topic().to_string(),
             self.namespace.kpi_facts_topic().to_string(),
             self.payments.clone(),
         ];
-        let rows = rows.to_vec();
         tokio::task::spawn_blocking(move || {
-            topics.iter().all(|topic| {
-                crate::support::readback::read_all(&kafka, topic).iter().all(|record| {
-                    rows.iter().any(|(name, partition, next)| {
-                        name == topic && *partition == record.partition && record.offset < *next
-                    })
-                })
-            })
+            let mut ends = BTreeMap::new();
+            for topic in topics {
+                for record in crate::support::readback::read_all(&kafka, &topic) {
+                    let end = ends.entry((topic.clone(), record.partition)).or_insert(record.offset);
+                    *end = record.offset.max(*end);
+                }
+            }
+            ends
         })
         .await
         .expect("no panic")

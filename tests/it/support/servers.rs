@@ -36,10 +36,10 @@ pub fn registry() -> Option<String> {
     DEVELOPMENT.is_none().then(|| required("MILLRACE_TEST_REGISTRY"))
 }
 
-/// How many events a large scenario takes: `events` on real Kafka, a fifth on the development broker, where the
+/// How many events a large scenario takes: `proof` on real Kafka, `edit` on the development broker, where the
 /// scenarios are for every edit and prove no guarantee.
-pub fn events_for_proof(events: usize) -> usize {
-    if DEVELOPMENT.is_some() { events / 5 } else { events }
+pub fn amount<N>(proof: N, edit: N) -> N {
+    if DEVELOPMENT.is_some() { edit } else { proof }
 }
 
 /// Whether a scenario can only run on real servers, and does not run now. Says so past the test runner, which
