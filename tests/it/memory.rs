@@ -35,7 +35,10 @@ fn assert_bounded(worker: &Running) {
     assert!(bytes < BUDGET + ALLOWANCE, "{} MiB\n{}", bytes / MIB, worker.log_text());
 }
 
-const RECORDS: usize = 30_000;
+/// How many records of 4 kB: more than a worker could hold.
+fn records() -> usize {
+    servers::amount(30_000, 18_000)
+}
 
 /// Text that is compressed more than 10:1: a piece of 400 characters, ten times.
 fn padding(dice: &mut Dice) -> String {
@@ -44,10 +47,10 @@ fn padding(dice: &mut Dice) -> String {
     (0..400).map(letter).collect::<String>().repeat(10)
 }
 
-/// 120 MB of records, which a worker could not hold.
+/// 120 MB of records, or 72.
 fn send_backlog(calls: &Calls) {
     let mut dice = Dice::new(3);
-    let ids: Vec<String> = (0..RECORDS).map(|number| format!("slow-{number}")).collect();
+    let ids: Vec<String> = (0..records()).map(|number| format!("slow-{number}")).collect();
     calls.send_padded(&ids, || padding(&mut dice));
 }
 
@@ -116,7 +119,7 @@ async fn a_backlog_that_is_compressed_ten_to_one_costs_no_more_than_the_budget()
             .iter()
             .map(|(offset, _)| offset.to_raw().unwrap_or(0).max(0))
             .sum();
-        if done >= i64::try_from(RECORDS).expect("small") {
+        if done >= i64::try_from(records()).expect("small") {
             break;
         }
         assert!(tokio::time::Instant::now() < deadline, "{done} done\n{}", worker.log_text());
