@@ -11,6 +11,8 @@ use crate::postgres::private::{PrivateError, system};
 
 /// First letters of temporary folders.
 const PREFIX: &str = "millrace-postgres-";
+/// The same while they are made.
+const MADE_PREFIX: &str = "millrace-made-";
 /// Where temporary folders are tried after the system's own answer: a user without rights may enter these.
 const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
 /// What a cluster's folder may hold.
@@ -32,13 +34,16 @@ impl Home {
     pub fn temporary(user: Option<&User>) -> Result<Self, PrivateError> {
         let above = temporary_place(user)?;
         sweep(&above, user);
-        let name = format!("{PREFIX}{}", uuid::Uuid::new_v4().simple());
-        let path = above.join(name);
+        let number = uuid::Uuid::new_v4().simple();
+        let (made, path) =
+            (above.join(format!("{MADE_PREFIX}{number}")), above.join(format!("{PREFIX}{number}")));
         DirBuilder::new()
             .mode(0o711)
-            .create(&path)
-            .map_err(|source| system("make the folder", &path, source))?;
-        let lock = lock(&path)?;
+            .create(&made)
+            .map_err(|source| system("make the folder", &made, source))?;
+        // It gets the name that is swept when it is locked: before, it would look left behind.
+        let lock = lock(&made)?;
+        fs::rename(&made, &path).map_err(|source| system("rename the folder", &made, source))?;
         Ok(Self { path, lock, is_temporary: true })
     }
 
@@ -192,6 +197,21 @@ fn sweep(above: &Path, user: Option<&User>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_folder_is_swept_away_while_it_is_made() {
+        let make = || {
+            for _ in 0..100 {
+                let home = Home::temporary(None).expect("a folder");
+                assert!(home.path().join("lock").is_file(), "it stays");
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(make);
+            }
+        });
+    }
 
     #[test]
     fn a_folder_belongs_to_one_at_a_time() {
