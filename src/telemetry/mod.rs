@@ -3,6 +3,7 @@
 //! Hot code counts in plain integers and reports a batch at a time: looking up a metric by its labels costs more than
 //! a stage.
 
+mod buckets;
 pub mod logs;
 pub mod names;
 
@@ -11,28 +12,33 @@ mod tests;
 
 use std::time::Duration;
 
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
+use crate::telemetry::buckets::{Combined, Histograms};
 use crate::telemetry::names::{Kind, Metric};
-
-/// Bounds of all histograms, in seconds: 0.5 ms to 300 s, which the alert rules look at.
-const BUCKETS_SECONDS: [f64; 17] = [
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0, 300.0,
-];
 
 /// Renders the metrics in Prometheus' text format.
 #[derive(Clone)]
-pub struct Metrics(PrometheusHandle);
+pub struct Metrics {
+    others: PrometheusHandle,
+    histograms: Histograms,
+}
+
+/// Why there are no metrics.
+#[derive(Debug, thiserror::Error)]
+#[error("a recorder of metrics is installed already")]
+pub struct Installed;
 
 impl Metrics {
     /// Installs the process' recorder and describes every metric.
     ///
     /// # Errors
-    /// When a recorder is installed already, or the bounds are refused.
-    pub fn install() -> Result<Self, BuildError> {
-        let handle = PrometheusBuilder::new()
-            .set_buckets_for_metric(Matcher::Suffix(String::from("_seconds")), &BUCKETS_SECONDS)?
-            .install_recorder()?;
+    /// When a recorder is installed already.
+    pub fn install() -> Result<Self, Installed> {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let metrics = Self { others: recorder.handle(), histograms: Histograms::default() };
+        let combined = Combined { others: recorder, histograms: metrics.histograms.clone() };
+        metrics::set_global_recorder(combined).map_err(|_| Installed)?;
         for metric in names::ALL {
             match metric.kind {
                 Kind::Counter => metrics::describe_counter!(metric.name, metric.help),
@@ -41,13 +47,16 @@ impl Metrics {
             }
         }
         gauge(names::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
-        Ok(Self(handle))
+        Ok(metrics)
     }
 
     /// The text for one scrape.
     pub fn render(&self) -> String {
-        self.0.run_upkeep();
-        self.0.render()
+        self.others.run_upkeep();
+        let mut text = self.others.render();
+        let help = |name: &str| names::ALL.iter().find(|own| own.name == name).map(|own| own.help);
+        self.histograms.render(&mut text, help);
+        text
     }
 }
 
