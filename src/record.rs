@@ -8,6 +8,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+/// Names of headers that most records have.
+const COMMON: [&str; 9] = [
+    "ce_id",
+    "ce_type",
+    "ce_time",
+    "ce_source",
+    "ce_tenant",
+    "ce_subject",
+    "traceparent",
+    "content-type",
+    "ce_specversion",
+];
+
 /// Name of a record header. UTF-8 by Kafka's protocol.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct HeaderName(Bytes);
@@ -21,6 +34,11 @@ impl HeaderName {
     /// A name as received; bytes that are not UTF-8 are kept but read as an empty [`HeaderName::as_str`].
     pub fn from_bytes(name: Bytes) -> Self {
         Self(name)
+    }
+
+    /// A name that most records have, if it is one: shared by all of them.
+    pub fn common(name: &[u8]) -> Option<Self> {
+        COMMON.iter().find(|common| common.as_bytes() == name).map(|common| Self::from_static(common))
     }
 
     /// The name as text; empty when its bytes are not UTF-8.

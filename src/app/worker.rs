@@ -369,7 +369,8 @@ impl Counted {
         past: &Past,
         now: DateTime<Utc>,
     ) -> Vec<OutRecord> {
-        let run = run::process(&self.pipeline, record, past, &group.services, now);
+        // Pinned before it is wrapped: what is moved is a pointer.
+        let run = std::pin::pin!(run::process(&self.pipeline, record, past, &group.services, now));
         let run = AssertUnwindSafe(run).catch_unwind();
         let verdict = run.await.unwrap_or_else(|_| {
             // A panic is a bug of ours; the record that met it becomes a dead letter and those behind it go on.

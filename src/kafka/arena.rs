@@ -11,10 +11,16 @@ use crate::record::{Header, HeaderName, InRecord};
 pub(crate) struct Arena {
     bytes: BytesMut,
     pending: Vec<Pending>,
-    headers: Vec<(Range, Option<Range>)>,
+    headers: Vec<(Name, Option<Range>)>,
 }
 
 type Range = std::ops::Range<usize>;
+
+/// Name of a header.
+enum Name {
+    Common(HeaderName),
+    Own(Range),
+}
 
 /// A record whose bytes are in the arena.
 struct Pending {
@@ -61,7 +67,7 @@ impl Arena {
         let key = message.key().map(&mut copy);
         let value = message.value().map(&mut copy);
         message.each_header(|name, value| {
-            let name = copy(name);
+            let name = HeaderName::common(name).map_or_else(|| Name::Own(copy(name)), Name::Common);
             headers.push((name, value.map(&mut copy)));
         });
         pending.push(Pending {
@@ -85,7 +91,10 @@ impl Arena {
             let headers = headers[own]
                 .iter()
                 .map(|(name, value)| Header {
-                    name: HeaderName::from_bytes(cut(name.clone())),
+                    name: match name {
+                        Name::Common(name) => name.clone(),
+                        Name::Own(range) => HeaderName::from_bytes(cut(range.clone())),
+                    },
                     value: value.clone().map(cut),
                 })
                 .collect();

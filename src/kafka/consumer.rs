@@ -185,7 +185,8 @@ impl GroupConsumer {
             None => add(&mut arena, message),
             Some(code) => failed = Some(KafkaError::MessageConsumption(code)),
         });
-        *arena_bytes = arena.size_bytes();
+        // A poll that brings little does not make the next one begin small.
+        *arena_bytes = arena.size_bytes().max(*arena_bytes / 2);
         if !arena.is_empty() {
             *record_bytes = arena.size_bytes() / arena.len();
         }

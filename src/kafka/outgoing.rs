@@ -1,7 +1,6 @@
 //! A producer for one thread that chooses partitions itself: by key as Java's clients do, and without a key the same
 //! partition for a whole batch, which makes fewer and larger requests.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -114,6 +113,7 @@ impl ProducerContext for Reports {
 }
 
 struct Topic {
+    name: Arc<str>,
     handle: TopicHandle,
     partitions: i32,
     counted_at: Instant,
@@ -122,7 +122,7 @@ struct Topic {
 /// A producer, and the topics it has written to.
 pub(crate) struct Outgoing {
     // Before the producer: handles must be dropped first.
-    topics: HashMap<Arc<str>, Topic>,
+    topics: Vec<Topic>,
     producer: BaseProducer<Reports>,
     delivery_timeout: Duration,
     /// Partition of records without a key, modulo the topic's number of partitions; another for each batch.
@@ -133,7 +133,7 @@ impl Outgoing {
     /// Starts a producer.
     pub(crate) fn new(config: &ClientConfig, delivery_timeout: Duration) -> Result<Self, KafkaError> {
         let producer = config.create_with_context(Reports::default())?;
-        Ok(Self { topics: HashMap::new(), producer, delivery_timeout, keyless: 0 })
+        Ok(Self { topics: Vec::new(), producer, delivery_timeout, keyless: 0 })
     }
 
     /// The producer, for transactional calls.
@@ -144,28 +144,33 @@ impl Outgoing {
     /// Gives all of `records` to the queue, in order. Waits while the queue is full.
     pub(crate) fn send_all(&mut self, records: &[OutRecord]) -> Result<(), SendError> {
         self.keyless = self.keyless.wrapping_add(1) & i32::MAX;
+        self.topics.retain(|topic| topic.counted_at.elapsed() < PARTITIONS_VALID);
         records.iter().try_for_each(|record| self.send(record))
     }
 
     fn send(&mut self, record: &OutRecord) -> Result<(), SendError> {
         let Self { topics, producer, delivery_timeout, keyless } = self;
-        let known =
-            topics.get(&record.topic).is_some_and(|topic| topic.counted_at.elapsed() < PARTITIONS_VALID);
-        if !known {
-            let topic = look_up(producer, &record.topic)?;
-            topics.insert(Arc::clone(&record.topic), topic);
-        }
-        let topic = topics.get(&record.topic).expect("present or inserted above");
+        // They are few, and names that are equal are mostly the same.
+        let at = match topics.iter().position(|topic| topic.name == record.topic) {
+            Some(at) => at,
+            None => {
+                topics.push(look_up(producer, &record.topic)?);
+                topics.len() - 1
+            }
+        };
+        let topic = &topics[at];
         let partition = match (record.partition, &record.key) {
             (Some(fixed), _) => fixed,
             (None, Some(key)) => partition_of(key, topic.partitions),
             (None, None) => *keyless % topic.partitions,
         };
-        let begun = Instant::now();
+        let mut full_since = None;
         loop {
             match native::produce(producer, &topic.handle, partition, record) {
                 Ok(()) => return Ok(()),
-                Err(RDKafkaErrorCode::QueueFull) if begun.elapsed() < *delivery_timeout => {
+                Err(RDKafkaErrorCode::QueueFull)
+                    if full_since.get_or_insert_with(Instant::now).elapsed() < *delivery_timeout =>
+                {
                     // A poll that waits spins through its last millisecond.
                     producer.poll(Duration::ZERO);
                     std::thread::sleep(Duration::from_millis(1));
@@ -229,5 +234,5 @@ fn look_up(producer: &BaseProducer<Reports>, name: &Arc<str>) -> Result<Topic, S
         return Err(missing());
     }
     let handle = TopicHandle::new(producer, name).ok_or_else(missing)?;
-    Ok(Topic { handle, partitions, counted_at: Instant::now() })
+    Ok(Topic { name: Arc::clone(name), handle, partitions, counted_at: Instant::now() })
 }
