@@ -11,33 +11,47 @@ use crate::record::{Header, HeaderName, InRecord, OutRecord};
 
 /// CloudEvents attributes of an event, as far as Millrace uses them. Empty text means "not given".
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Attributes {
+pub struct Attributes<Text = String> {
     /// `ce_id`: the vendor's id of the event. For records without one: `topic/partition/offset`.
-    pub id: String,
+    pub id: Text,
     /// `ce_source`: the connector's name, or the topic for records without one.
-    pub source: String,
+    pub source: Text,
     /// `ce_type`: the vendor's event type.
-    pub kind: String,
+    pub kind: Text,
     /// `ce_subject`.
-    pub subject: Option<String>,
+    pub subject: Option<Text>,
     /// `ce_time`: when it happened, as the vendor says.
     pub time: Option<DateTime<Utc>>,
     /// `ce_tenant`: extension attribute; the tenant the event belongs to.
-    pub tenant: Option<String>,
+    pub tenant: Option<Text>,
+}
+
+impl<'r> Attributes<Cow<'r, str>> {
+    /// Reads the attributes of a record. A record that is no CloudEvent gets the id `topic/partition/offset`, its
+    /// topic as source and an empty type, so that every record can be traced.
+    pub fn lent(record: &'r InRecord) -> Self {
+        Self {
+            id: id_of(record),
+            source: Cow::Borrowed(source_of(record)),
+            kind: Cow::Borrowed(kind_of(record)),
+            subject: record.header_text("ce_subject").map(Cow::Borrowed),
+            time: time_of(record),
+            tenant: record.header_text("ce_tenant").map(Cow::Borrowed),
+        }
+    }
 }
 
 impl Attributes {
-    /// Reads the attributes of a record. A record that is no CloudEvent gets the id `topic/partition/offset`, its
-    /// topic as source and an empty type, so that every record can be traced.
+    /// As [`Attributes::lent`], copied.
     pub fn of(record: &InRecord) -> Self {
-        let text = |name: &str| record.header_text(name).map(str::to_owned);
+        let Attributes { id, source, kind, subject, time, tenant } = Attributes::lent(record);
         Self {
-            id: id_of(record).into_owned(),
-            source: source_of(record).to_owned(),
-            kind: kind_of(record).to_owned(),
-            subject: text("ce_subject"),
-            time: time_of(record),
-            tenant: text("ce_tenant"),
+            id: id.into_owned(),
+            source: source.into_owned(),
+            kind: kind.into_owned(),
+            subject: subject.map(Cow::into_owned),
+            time,
+            tenant: tenant.map(Cow::into_owned),
         }
     }
 }

@@ -89,31 +89,42 @@ impl Outcome {
     }
 }
 
-/// The one record that every event leaves per pipeline.
+/// Which events of a pipeline leave an execution result.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Results {
+    /// Every event.
+    #[default]
+    All,
+    /// Those that became dead letters, and whatever becomes of such an event later. The others are only counted in the
+    /// metrics, and a repeated one is counted again.
+    Failures,
+}
+
+/// The record that an event leaves per pipeline.
 #[derive(Clone, PartialEq, Debug)]
-pub struct ExecutionResult {
+pub struct ExecutionResult<Text = String> {
     /// Name of the pipeline.
-    pub pipeline: String,
+    pub pipeline: Text,
     /// How it ended.
     pub outcome: Outcome,
     /// Stage at which it was filtered or failed.
-    pub stage: Option<String>,
+    pub stage: Option<Text>,
     /// Class of the fault ([`crate::fault::FaultClass::name`]).
-    pub error_class: Option<String>,
+    pub error_class: Option<Text>,
     /// What happened.
-    pub error: Option<String>,
+    pub error: Option<Text>,
     /// Attempts of the stage that took most of them; 1 when nothing was retried.
     pub attempts: u32,
     /// `ce_id` of the event.
-    pub event_id: String,
+    pub event_id: Text,
     /// `ce_source` of the event.
-    pub event_source: String,
+    pub event_source: Text,
     /// `ce_type` of the event.
-    pub event_type: String,
+    pub event_type: Text,
     /// Tenant, when the event names one.
-    pub tenant: Option<String>,
+    pub tenant: Option<Text>,
     /// Topic of the source record.
-    pub topic: String,
+    pub topic: Text,
     /// Partition of the source record.
     pub partition: i32,
     /// Offset of the source record.
@@ -127,7 +138,7 @@ pub struct ExecutionResult {
     /// Records written to output topics.
     pub records_out: i32,
     /// Hash of the compiled pipeline, so that a result can be traced to the text that made it.
-    pub config_hash: String,
+    pub config_hash: Text,
 }
 
 /// One KPI fact: a number with a time and dimensions, of which KPIs are folded.

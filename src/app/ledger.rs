@@ -12,7 +12,7 @@ use crate::app::reach;
 use crate::event;
 use crate::kafka::settings::Connection;
 use crate::kafka::tail::{Begin, End, Tail, TailError};
-use crate::ledger::Outcome;
+use crate::ledger::{Outcome, Results};
 use crate::plan::Plan;
 use crate::plan::pipeline::Pipeline;
 use crate::position::Partition;
@@ -51,6 +51,8 @@ pub struct Row {
 pub enum Balance {
     /// It has.
     Balanced,
+    /// Nobody can tell: the pipeline keeps the results of failures only.
+    FailuresOnly,
     /// The projector has not folded all results yet.
     Behind {
         /// Records without a result in Postgres.
@@ -140,7 +142,10 @@ pub async fn rows(plan: &Plan, postgres: &Secret, kafka: Option<&Connection>) ->
             row.ingested = Some(seen.ingested);
             row.in_flight = Some(seen.ingested - seen.done);
             row.parked = Some(seen.parked);
-            row.balance = Some(balance(seen.done - seen.parked, results, lag));
+            row.balance = Some(match pipeline.results {
+                Results::All => balance(seen.done - seen.parked, results, lag),
+                Results::Failures => Balance::FailuresOnly,
+            });
         }
         rows.push(row);
     }

@@ -43,6 +43,7 @@ fn cells(row: &Row) -> Vec<String> {
     let balance = match balance {
         None => "-".to_owned(),
         Some(Balance::Balanced) => "yes".to_owned(),
+        Some(Balance::FailuresOnly) => "- (results: failures)".to_owned(),
         Some(Balance::Behind { missing }) => format!("not yet: {missing} results wait for the projector"),
         Some(Balance::Off { missing }) if *missing < 0 => format!("no: {} results have no record", -missing),
         Some(Balance::Off { missing }) => format!("no: {missing} records have no result"),

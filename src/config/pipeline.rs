@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 
 use crate::config::step::{self, ErrorPolicyConfig, StepConfig};
 use crate::config::test_case::{self, TestCase};
+use crate::ledger::Results;
 use crate::yaml::fields::{self, Fields};
 use crate::yaml::lint::{Lints, Spanned};
 use crate::yaml::node::Node;
@@ -26,6 +27,8 @@ pub struct Pipeline {
     pub concurrency: Option<Spanned<NonZeroUsize>>,
     /// Delivery guarantee, where it is written.
     pub delivery: Option<Spanned<Delivery>>,
+    /// Which events leave an execution result.
+    pub results: Results,
     /// Consumer group, where it is written.
     pub group: Option<Spanned<String>>,
     /// Its stages in order.
@@ -90,6 +93,9 @@ impl Pipeline {
         });
         let concurrency = fields.optional("concurrency").and_then(|node| concurrency(node, lints));
         let delivery = fields.optional("delivery").and_then(|node| delivery(node, lints));
+        let results = fields.optional("results").and_then(|node| {
+            fields::choice(node, &[("all", Results::All), ("failures", Results::Failures)], lints)
+        });
         let group = fields.optional("group").and_then(|node| group(node, lints));
         let stages = fields.required("stages", lints).and_then(|node| step::decode_steps(node, lints));
         let on_error = fields.optional("on_error").and_then(|node| ErrorPolicyConfig::decode(node, lints));
@@ -102,6 +108,7 @@ impl Pipeline {
             ordering: ordering.unwrap_or_default(),
             concurrency,
             delivery,
+            results: results.unwrap_or_default(),
             group,
             stages: stages?,
             on_error,

@@ -3,9 +3,12 @@
 //!
 //! Pure: the same verdict gives the same bytes.
 
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::io::Write as _;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use crate::engine::answers::Answers;
@@ -17,7 +20,7 @@ use crate::event::Attributes;
 use crate::failpoint::{Rule, keeps};
 use crate::fault::{Fault, FaultClass};
 use crate::kafka::settings::ProducerSettings;
-use crate::ledger::{ExecutionResult, KpiFact, Namespace, Outcome};
+use crate::ledger::{ExecutionResult, KpiFact, Namespace, Outcome, Results};
 use crate::plan::pipeline::Pipeline;
 use crate::record::{Header, InRecord, OutRecord};
 use crate::schema::codec::Codec;
@@ -82,10 +85,12 @@ impl Outbox {
         if let Some(parked) = self.parked(pipeline, record, &past, &verdict) {
             return (Became::Parked, vec![parked]);
         }
-        let source = Header::of(headers::SOURCE, source_of(record));
-        let verdict = refuse_too_large(verdict, &source, &self.sizes);
-        let mut all = Vec::with_capacity(verdict.records.len() + verdict.facts.len() + 2);
-        let result = execution(pipeline, record, (&past, &verdict), Attributes::of(record));
+        let source = Header::of(headers::SOURCE, kept(|text| put_source(text, record)));
+        let mut verdict = refuse_too_large(verdict, &source, &self.sizes);
+        let outputs = std::mem::take(&mut verdict.records);
+        let mut all = Vec::with_capacity(outputs.len() + verdict.facts.len() + 2);
+        let attributes = Attributes::lent(record);
+        let result = execution(pipeline, record, (&past, &verdict, outputs.len()), &attributes);
         let outcome = verdict.outcome;
         match outcome {
             Outcome::DeadLettered if !keeps(Rule::DeadLetters) => {}
@@ -97,14 +102,16 @@ impl Outbox {
                 all.push(letter);
             }
             Outcome::Succeeded | Outcome::Filtered => {
-                for mut output in verdict.records {
+                for mut output in outputs {
                     output.headers.push(source.clone());
                     all.push(output);
                 }
                 all.extend(verdict.facts.iter().map(|fact| self.fact(fact, record, &source)));
             }
         }
-        all.push(self.execution(&result, record, source));
+        if leaves_result(pipeline.results, outcome, record, &past) {
+            all.push(self.execution(&result, record, source));
+        }
         (Became::Ended(outcome), all)
     }
 
@@ -147,16 +154,18 @@ impl Outbox {
     }
 
     /// Results of one key of one pipeline stay in order.
-    fn execution(&self, result: &ExecutionResult, record: &InRecord, source: Header) -> OutRecord {
-        let mut key = Vec::from(result.pipeline.as_bytes());
-        key.push(b'/');
-        key.extend_from_slice(begin(record.key.as_deref().unwrap_or(result.event_id.as_bytes())));
+    fn execution(&self, result: &ExecutionResult<&str>, record: &InRecord, source: Header) -> OutRecord {
+        let key = kept(|key| {
+            key.extend_from_slice(result.pipeline.as_bytes());
+            key.push(b'/');
+            key.extend_from_slice(begin(record.key.as_deref().unwrap_or(result.event_id.as_bytes())));
+        });
         OutRecord {
             topic: Arc::clone(&self.executions_topic),
             partition: None,
             timestamp_ms: None,
-            key: Some(Bytes::from(key)),
-            value: Some(self.codec.execution(result)),
+            key: Some(key),
+            value: Some(kept(|value| self.codec.put_execution(value, result))),
             headers: vec![source],
         }
     }
@@ -237,40 +246,71 @@ fn refuse_too_large(verdict: Verdict, source: &Header, sizes: &Sizes) -> Verdict
     }
 }
 
-/// `topic/partition/offset`.
-fn source_of(record: &InRecord) -> String {
-    format!("{}/{}/{}", record.topic, record.partition, record.offset)
+thread_local! {
+    /// What is being written, and room for what was: small texts share pieces of memory.
+    static ROOM: RefCell<(Vec<u8>, BytesMut)> = RefCell::default();
 }
 
-fn execution(
-    pipeline: &Pipeline,
-    record: &InRecord,
-    (past, verdict): (&Past, &Verdict),
-    attributes: Attributes,
-) -> ExecutionResult {
+/// Bytes of one such piece.
+const ROOM_BYTES: usize = 32 * 1024;
+
+/// What `write` appends.
+fn kept(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    ROOM.with_borrow_mut(|(text, room)| {
+        text.clear();
+        write(text);
+        if room.capacity() < text.len() {
+            *room = BytesMut::with_capacity(text.len().max(ROOM_BYTES));
+        }
+        room.extend_from_slice(text);
+        room.split().freeze()
+    })
+}
+
+/// `topic/partition/offset`.
+fn put_source(text: &mut Vec<u8>, record: &InRecord) {
+    write!(text, "{}", record.source()).expect("writing to memory does not fail");
+}
+
+/// An event that has been a dead letter leaves a result whatever becomes of it: nobody could tell otherwise that it is
+/// none any more.
+fn leaves_result(results: Results, outcome: Outcome, record: &InRecord, past: &Past) -> bool {
+    match (results, outcome) {
+        (Results::All, _) | (Results::Failures, Outcome::DeadLettered) => true,
+        (Results::Failures, Outcome::Succeeded | Outcome::Filtered) => {
+            !past.replay.is_empty() || replayed::is_replayed(&record.headers)
+        }
+    }
+}
+
+fn execution<'v>(
+    pipeline: &'v Pipeline,
+    record: &'v InRecord,
+    (past, verdict, records_out): (&Past, &'v Verdict, usize),
+    attributes: &'v Attributes<Cow<'_, str>>,
+) -> ExecutionResult<&'v str> {
     let Attributes { id, source, kind, subject: _, time, tenant } = attributes;
-    // They come from anybody, and may be as long as a record.
-    let short = |text: String| if text == capped(&text) { text } else { capped(&text).to_owned() };
     let kafka_time = record.timestamp_ms.and_then(DateTime::from_timestamp_millis);
     ExecutionResult {
-        pipeline: pipeline.name.to_string(),
+        pipeline: &pipeline.name,
         outcome: verdict.outcome,
-        stage: verdict.stage.as_deref().map(str::to_owned),
-        error_class: verdict.fault.as_ref().map(|fault| fault.class.name().to_owned()),
-        error: verdict.fault.as_ref().map(|fault| capped(&fault.message).to_owned()),
+        stage: verdict.stage.as_deref(),
+        error_class: verdict.fault.as_ref().map(|fault| fault.class.name()),
+        error: verdict.fault.as_ref().map(|fault| capped(&fault.message)),
         attempts: past.attempts,
-        event_id: short(id),
-        event_source: short(source),
-        event_type: short(kind),
-        tenant: tenant.map(short),
-        topic: record.topic.to_string(),
+        // They come from anybody, and may be as long as a record.
+        event_id: capped(id),
+        event_source: capped(source),
+        event_type: capped(kind),
+        tenant: tenant.as_deref().map(capped),
+        topic: &record.topic,
         partition: record.partition,
         offset: record.offset,
         event_time: time.or(kafka_time).unwrap_or(verdict.started_at),
         started_at: verdict.started_at,
         duration_us: i64::try_from(verdict.duration.as_micros()).unwrap_or(i64::MAX),
-        records_out: i32::try_from(verdict.records.len()).unwrap_or(i32::MAX),
-        config_hash: pipeline.config_hash.to_string(),
+        records_out: i32::try_from(records_out).unwrap_or(i32::MAX),
+        config_hash: &pipeline.config_hash,
     }
 }
 
@@ -279,13 +319,13 @@ fn execution(
 fn letter(
     pipeline: &Pipeline,
     (record, past): (&InRecord, &Past),
-    result: &ExecutionResult,
+    result: &ExecutionResult<&str>,
     fault: Option<&Fault>,
     now: DateTime<Utc>,
 ) -> OutRecord {
     let class = fault.map_or("unknown", |fault| fault.class.name());
     let message = fault.map_or("", |fault| capped(&fault.message));
-    let stage = result.stage.as_deref();
+    let stage = result.stage;
     let time = now.to_rfc3339_opts(SecondsFormat::Millis, true);
     let replayed = match Replayed::of(&past.replay) {
         Some(noted) => noted,
@@ -296,7 +336,7 @@ fn letter(
     let mut headers = record.headers.clone();
     comeback::add_origin(record, &mut headers);
     let mut add = |name: &'static str, value: String| headers.push(Header::of(name, value));
-    add(headers::SOURCE, source_of(record));
+    add(headers::SOURCE, record.source().to_string());
     add(connect::TOPIC, record.topic.to_string());
     add(connect::PARTITION, record.partition.to_string());
     add(connect::OFFSET, record.offset.to_string());
@@ -321,7 +361,7 @@ fn letter(
     if let Some(status) = fault.and_then(|fault| fault.http_status) {
         add(dead_letter::HTTP_STATUS, status.to_string());
     }
-    add(dead_letter::EVENT_ID, result.event_id.clone());
+    add(dead_letter::EVENT_ID, result.event_id.to_owned());
     if let Some(answers) = past.answers.text() {
         add(headers::comeback::ANSWERS, answers);
     }

@@ -31,6 +31,8 @@ fn pipeline() -> Pipeline {
         config_hash: Arc::from("0123456789ab"),
         concurrency: crate::plan::pipeline::CONCURRENCY,
         is_cpu_only: true,
+        results: Results::All,
+        projection: None,
     }
 }
 
@@ -94,6 +96,29 @@ fn every_verdict_leaves_one_result() {
         assert_eq!((result.outcome, result.offset, result.duration_us), (outcome, 42, 1_500_000));
         assert_eq!(result.event_id, "evt_1");
         assert!(all.iter().all(|one| text(one, "millrace.source") == Some("events.stripe/3/42")));
+    }
+}
+
+#[test]
+fn a_pipeline_that_keeps_failures_leaves_results_of_them_and_of_their_replays() {
+    let pipeline = Pipeline { results: Results::Failures, ..pipeline() };
+    let mut replayed = record();
+    replayed.headers.push(Header::of(dead_letter::REPLAY_COUNT, "1"));
+    let replay = Past { replay: vec![Header::of(dead_letter::REPLAY_COUNT, "1")], ..Past::default() };
+    for (record, past, outcome, count) in [
+        (record(), Past::default(), Outcome::Succeeded, 0),
+        (record(), Past::default(), Outcome::Filtered, 0),
+        (record(), Past::default(), Outcome::DeadLettered, 1),
+        (replayed, Past::default(), Outcome::Succeeded, 1),
+        (record(), replay, Outcome::Filtered, 1),
+    ] {
+        let mut one = verdict(outcome);
+        one.records = vec![output(10)];
+        let (_, all) = outbox(SIZES).records(&pipeline, &record, &past, one);
+        let results = all.iter().filter(|one| &*one.topic == "millrace.executions").count();
+        assert_eq!(results, count, "{outcome:?} {past:?}");
+        let is_written = all.iter().any(|one| &*one.topic == "payments");
+        assert_eq!(is_written, outcome != Outcome::DeadLettered, "its outputs are released as ever");
     }
 }
 

@@ -10,7 +10,7 @@
 //! the recursion into flow stages is boxed.
 
 use std::panic::AssertUnwindSafe;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -164,7 +164,10 @@ impl<'r> Run<'r> {
     async fn open(&self) -> Result<Scope<'r>, Fault> {
         let Origin { record, now, .. } = self.origin;
         let (Some(schema), Some(framed)) = (self.services.schemas.get(&*record.topic), &record.value) else {
-            return Ok(Scope::new(record, now));
+            return Ok(match &self.pipeline.projection {
+                Some(projection) => Scope::projected(record, now, projection),
+                None => Scope::new(record, now),
+            });
         };
         let value = match self.services.codec.read_value(schema, framed) {
             Err(SchemaError::UnknownSchema { id }) => Box::pin(self.learned(id, schema, framed)).await,
@@ -326,7 +329,19 @@ impl<'r> Run<'r> {
         // What waits on purpose is not watched.
         let is_watched = stage.waits() && !matches!(stage, Stage::RateLimit(_));
         let _attempt = is_watched.then(|| watchdog::begin(&self.origin, &step.id));
-        match unpanicked(stage.apply(&mut cx)).await {
+        let done = match unpanicked(|| stage.apply_now(&mut cx)) {
+            Ok(Some(done)) => done,
+            Ok(None) => {
+                let mut apply = Box::pin(stage.apply(&mut cx));
+                let poll = |cx: &mut std::task::Context<'_>| match unpanicked(|| apply.as_mut().poll(cx)) {
+                    Ok(poll) => poll,
+                    Err(fault) => Poll::Ready(Err(fault)),
+                };
+                std::future::poll_fn(poll).await
+            }
+            Err(fault) => Err(fault),
+        };
+        match done {
             Ok(Next::Continue) => Ok(End::Through),
             Ok(Next::Filtered) => Ok(End::Filtered(Arc::clone(&step.id))),
             Err(fault) => Err(failed(step, fault)),
@@ -433,20 +448,15 @@ fn elements(list: Value, items_max: usize) -> Result<Vec<Value>, Fault> {
 }
 
 /// Runs a stage; a panic in it is a bug of ours that costs this record a dead letter, not the process its life.
-async fn unpanicked(stage: impl Future<Output = Result<Next, Fault>>) -> Result<Next, Fault> {
-    let mut stage = pin!(stage);
-    std::future::poll_fn(|cx| match std::panic::catch_unwind(AssertUnwindSafe(|| stage.as_mut().poll(cx))) {
-        Ok(poll) => poll,
-        Err(panic) => {
-            let what = panic
-                .downcast_ref::<&str>()
-                .map(|text| (*text).to_owned())
-                .or_else(|| panic.downcast_ref::<String>().cloned())
-                .unwrap_or_else(|| String::from("no message"));
-            Poll::Ready(Err(Fault::new(FaultClass::Bug, format!("the stage panicked: {what}"))))
-        }
+fn unpanicked<T>(stage: impl FnOnce() -> T) -> Result<T, Fault> {
+    std::panic::catch_unwind(AssertUnwindSafe(stage)).map_err(|panic| {
+        let what = panic
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| String::from("no message"));
+        Fault::new(FaultClass::Bug, format!("the stage panicked: {what}"))
     })
-    .await
 }
 
 #[cfg(test)]

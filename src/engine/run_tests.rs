@@ -68,6 +68,8 @@ fn compiled(steps: &str) -> (Pipeline, Lints) {
         ordering: Ordering::Key,
         concurrency: crate::plan::pipeline::CONCURRENCY,
         is_cpu_only: !compile_flow::waits(&steps),
+        results: crate::ledger::Results::All,
+        projection: crate::plan::flow::projection(&steps),
         steps,
         on_error: ErrorPolicy::default(),
         companions: Vec::new(),

@@ -5,12 +5,15 @@
 //! `%headers`, and `%stages.<id>` with what an earlier stage answered. Metadata is read-only.
 //!
 //! Nothing is decoded that no program looks at: a compiled program knows whether it reads `.` and which metadata it
-//! reads, and only that is built (see [`scope::Scope`]).
+//! reads, and only that is built (see [`scope::Scope`]); where it reads a few paths of a JSON text, only these are
+//! decoded ([`projection`]).
 //!
 //! Functions that reach outside the event (network, environment, system, log) are not in the build or not offered, nor
 //! are those whose result can be far larger than their input (decompression).
 
+mod pass;
 pub mod program;
+pub mod projection;
 pub mod scope;
 pub mod shapes;
 pub mod types;

@@ -5,10 +5,11 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, LazyLock};
 
 use vrl::compiler::runtime::{Runtime, Terminate};
-use vrl::compiler::{CompileConfig, ExpressionError, Function, TimeZone};
+use vrl::compiler::{CompileConfig, ExpressionError, Function, ProgramInfo, TimeZone};
 use vrl::diagnostic::{Diagnostic, DiagnosticList, Note};
 use vrl::path::{OwnedSegment, OwnedTargetPath, PathPrefix};
 
+use crate::expr::projection::{Projection, Reach};
 use crate::expr::scope::{FIELDS, Metadata, Scope};
 use crate::expr::types::Types;
 use crate::expr::{Kind, Value};
@@ -68,6 +69,8 @@ pub struct Program {
     node: Arc<Node>,
     place: Arc<str>,
     reads_value: bool,
+    /// What it touches of the value; `None` may be all.
+    reach: Option<Reach>,
     reads_metadata: Metadata,
     result: Kind,
     has_loop: bool,
@@ -151,6 +154,7 @@ fn compile(node: &Node, types: &Types, access: Access, lints: &mut Lints) -> Opt
     let (line, _) = node.span.line_column();
     Some(Program {
         reads_value,
+        reach: reach(info, text),
         reads_metadata,
         result: compiled.program.final_type_info().result.kind().clone(),
         has_loop: text.contains("->"),
@@ -158,6 +162,27 @@ fn compile(node: &Node, types: &Types, access: Access, lints: &mut Lints) -> Opt
         node: Arc::new(node.clone()),
         compiled: Arc::new(compiled.program),
     })
+}
+
+/// What a program touches of the value, if that is less than all.
+fn reach(info: &ProgramInfo, text: &str) -> Option<Reach> {
+    // What is removed is not among the assignments.
+    if ["del", "remove", "unnest"].iter().any(|name| text.contains(name)) {
+        return None;
+    }
+    let mut reach = Reach::default();
+    let of_value = |path: &&OwnedTargetPath| path.prefix == PathPrefix::Event;
+    let is_part = info.target_queries.iter().filter(of_value).all(|path| reach.read(&path.path))
+        && info.target_assignments.iter().filter(of_value).all(|path| reach.set(&path.path));
+    is_part.then_some(reach)
+}
+
+/// The parts of the value that these programs touch together, when they are few. Programs that need all of it are left
+/// out: it is decoded for them when they run.
+pub fn projection<'p>(programs: impl Iterator<Item = &'p Program>) -> Option<Projection> {
+    Projection::of(
+        programs.filter(|program| program.reads_value).filter_map(|program| program.reach.as_ref()),
+    )
 }
 
 fn within_limits(text: &str, node: &Node, lints: &mut Lints) -> Option<()> {
@@ -313,6 +338,17 @@ impl Program {
         self.reads_value
     }
 
+    /// Whether it needs all of the value.
+    pub fn decodes_whole(&self) -> bool {
+        self.reads_value && self.reach.is_none()
+    }
+
+    /// Whether it may put a new value in place of the old.
+    pub fn replaces(&self) -> bool {
+        let is_whole = |path: &OwnedTargetPath| path.prefix == PathPrefix::Event && path.path.is_root();
+        self.compiled.info().target_assignments.iter().any(is_whole)
+    }
+
     /// Its result when it is the same for every event: `true` in `when: true`.
     pub fn constant(&self) -> Option<Value> {
         let info = self.compiled.info();
@@ -327,7 +363,25 @@ impl Program {
     /// [`FaultClass::Poison`] when the event's value cannot be decoded, [`FaultClass::Bug`] for an error at run time,
     /// [`FaultClass::Permanent`] for `abort`: the author has decided that this event cannot be worked on.
     pub fn evaluate(&self, scope: &mut Scope<'_>) -> Result<Value, Fault> {
-        scope.prepare(self.reads_value, self.reads_metadata)?;
+        scope.prepare(self.reads_value, self.reach.as_ref(), self.reads_metadata)?;
+        if !self.reads_value || !scope.is_part() {
+            return self.run(scope);
+        }
+        let changes = self.compiled.info().target_assignments.iter();
+        let before = (changes.count() > 0).then(|| scope.remember());
+        let outcome = self.run(scope);
+        if !scope.has_missed() {
+            return outcome;
+        }
+        // The compiler did not tell of everything that the program touches.
+        if let Some(before) = before {
+            scope.restore(before);
+        }
+        scope.decode()?;
+        self.run(scope)
+    }
+
+    fn run(&self, scope: &mut Scope<'_>) -> Result<Value, Fault> {
         let outcome = RUNTIME.with_borrow_mut(|runtime| {
             runtime.clear();
             if self.has_loop {

@@ -92,7 +92,7 @@ fn an_expression_that_only_reads_metadata_does_not_decode() {
     let program = expression(r#"%type == "order.paid""#).unwrap();
     assert!(!program.reads_value());
     assert_eq!(program.holds(&mut scope), Ok(true));
-    assert!(matches!(scope.payload(), Payload::Original(Some(raw)) if raw == "{broken"));
+    assert!(matches!(scope.payload(), Ok(Payload::Original(Some(raw))) if raw == "{broken"));
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn untouched_values_keep_their_bytes() {
     let record = record(Some(text));
     let mut scope = Scope::new(&record, now());
     expression(".b > 1 ?? false").unwrap().evaluate(&mut scope).unwrap();
-    assert!(matches!(scope.payload(), Payload::Original(Some(raw)) if raw == text));
+    assert!(matches!(scope.payload(), Ok(Payload::Original(Some(raw))) if raw == text));
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn a_tombstone_is_null() {
     let record = record(None);
     let mut scope = Scope::new(&record, now());
     assert_eq!(expression("is_null(.)").unwrap().evaluate(&mut scope), Ok(Value::Boolean(true)));
-    assert!(matches!(scope.payload(), Payload::Original(None)));
+    assert!(matches!(scope.payload(), Ok(Payload::Original(None))));
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn a_failed_program_names_its_line_and_changes_nothing() {
     let fault = program.transform(&mut scope).unwrap_err();
     assert_eq!(fault.class, FaultClass::Bug);
     assert_eq!(fault.message, "pipelines/a.yaml:3: int: expected integer, got string");
-    assert!(matches!(scope.payload(), Payload::Original(Some(raw)) if raw == r#"{"a": "x"}"#));
+    assert!(matches!(scope.payload(), Ok(Payload::Original(Some(raw))) if raw == r#"{"a": "x"}"#));
 
     let mut scope = Scope::new(&record, now());
     program::compile_program(&block(".b = 1"), &mut Types::default(), &mut lints)

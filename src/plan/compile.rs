@@ -17,7 +17,7 @@ use crate::plan::Plan;
 use crate::plan::checks::{self, Flow, Mentions, Wanted};
 use crate::plan::compile_flow;
 use crate::plan::declared::{self, Topics};
-use crate::plan::flow::{ErrorPolicy, Step};
+use crate::plan::flow::{self, ErrorPolicy, Step};
 use crate::plan::pipeline::{self, Delivery, Group, Ordering, Pipeline, TypePattern};
 use crate::plan::sources::PlannedSource;
 use crate::plan::topics::{self, TopicSpec};
@@ -212,6 +212,7 @@ impl<'a> Compiler<'a> {
                 config::pipeline::Ordering::None => Ordering::None,
             },
             concurrency: self.concurrency(written, lints),
+            results: written.results,
             on_error: written
                 .on_error
                 .as_ref()
@@ -220,6 +221,7 @@ impl<'a> Compiler<'a> {
             dead_letter_topic,
             config_hash: hash(&[&thing.file.text]),
             is_cpu_only: !compile_flow::waits(&steps),
+            projection: flow::projection(&steps),
             name,
             steps,
         }

@@ -4,7 +4,8 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::expr::program::Program;
+use crate::expr::program::{self, Program};
+use crate::expr::projection::Projection;
 use crate::stages::Stage;
 
 /// One step.
@@ -42,6 +43,52 @@ pub fn any_stage(steps: &[Step], is: fn(&Stage) -> bool) -> bool {
         }
         Action::ForEach(for_each) => any_stage(&for_each.steps, is),
     })
+}
+
+/// The parts of the value that are enough to decode for these steps, mostly. `None` when they are many, or all of it is
+/// needed before a filter or a new value may have made that unnecessary.
+pub fn projection(steps: &[Step]) -> Option<Projection> {
+    let mut touched = Touched::default();
+    touched.steps(steps);
+    let Touched { programs, is_decided: _, is_whole } = touched;
+    if is_whole { None } else { program::projection(programs.into_iter()) }
+}
+
+/// What steps do to the value of their event.
+#[derive(Default)]
+struct Touched<'s> {
+    programs: Vec<&'s Program>,
+    /// Whether not every event, or not with this value, goes on from here.
+    is_decided: bool,
+    /// Whether all of it was needed before that.
+    is_whole: bool,
+}
+
+impl<'s> Touched<'s> {
+    fn steps(&mut self, steps: &'s [Step]) {
+        for step in steps {
+            match &step.action {
+                Action::Stage(stage) => {
+                    stage.programs().into_iter().for_each(|program| self.program(program));
+                    self.is_whole |= stage.decodes_whole() && !self.is_decided;
+                    self.is_decided |= matches!(stage, Stage::Filter(_)) && !self.is_whole;
+                }
+                Action::Route(Route { all: _, branches, otherwise }) => {
+                    branches.iter().for_each(|branch| self.program(&branch.when));
+                    branches.iter().for_each(|branch| self.steps(&branch.steps));
+                    self.steps(otherwise);
+                }
+                // Its steps see the elements.
+                Action::ForEach(for_each) => self.program(&for_each.list),
+            }
+        }
+    }
+
+    fn program(&mut self, program: &'s Program) {
+        self.programs.push(program);
+        self.is_whole |= program.decodes_whole() && !self.is_decided;
+        self.is_decided |= program.replaces() && !self.is_whole;
+    }
 }
 
 /// Branches; the first whose condition holds runs, or each that does.

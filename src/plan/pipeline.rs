@@ -4,6 +4,8 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::expr::projection::Projection;
+use crate::ledger::Results;
 use crate::plan::flow::{self, ErrorPolicy, Step};
 use crate::plan::topics::Companions;
 use crate::stages::Stage;
@@ -81,8 +83,12 @@ pub struct Pipeline {
     pub ordering: Ordering,
     /// Records at work at the same time, where stages wait.
     pub concurrency: NonZeroUsize,
+    /// Which events leave an execution result.
+    pub results: Results,
     /// Stages in order.
     pub steps: Vec<Step>,
+    /// The parts of a JSON value that are decoded at first.
+    pub projection: Option<Projection>,
     /// Policy for steps without one of their own.
     pub on_error: ErrorPolicy,
     /// By which topics records come back to it: one for each of `topics`, in their order.

@@ -65,11 +65,16 @@ impl Codec {
     }
 
     /// An execution result, framed.
-    pub fn execution(&self, result: &ExecutionResult) -> Bytes {
+    pub fn execution<Text: AsRef<str>>(&self, result: &ExecutionResult<Text>) -> Bytes {
         let mut out = Vec::with_capacity(320);
-        out.extend_from_slice(&framing::header(self.execution.id()));
-        ledger::put_execution(&mut out, result);
+        self.put_execution(&mut out, result);
         Bytes::from(out)
+    }
+
+    /// Appends an execution result, framed.
+    pub fn put_execution<Text: AsRef<str>>(&self, out: &mut Vec<u8>, result: &ExecutionResult<Text>) {
+        out.extend_from_slice(&framing::header(self.execution.id()));
+        ledger::put_execution(out, result);
     }
 
     /// Reads a framed execution result.

@@ -15,7 +15,9 @@ pub const EXECUTION_SCHEMA: &str = include_str!("../../schemas/millrace.executio
 pub const KPI_FACT_SCHEMA: &str = include_str!("../../schemas/millrace.kpi-fact.avsc");
 
 /// Appends the datum of `result`. Attempts above `i32::MAX` are written as `i32::MAX`.
-pub fn put_execution(out: &mut Vec<u8>, result: &ExecutionResult) {
+pub fn put_execution<Text: AsRef<str>>(out: &mut Vec<u8>, result: &ExecutionResult<Text>) {
+    let put_optional =
+        |out: &mut Vec<u8>, text: &Option<Text>| wire::put_optional(out, text.as_ref().map(AsRef::as_ref));
     let ExecutionResult {
         pipeline,
         outcome,
@@ -36,24 +38,24 @@ pub fn put_execution(out: &mut Vec<u8>, result: &ExecutionResult) {
         records_out,
         config_hash,
     } = result;
-    wire::put_bytes(out, pipeline.as_bytes());
+    wire::put_bytes(out, pipeline.as_ref().as_bytes());
     wire::put_long(out, outcome_symbol(*outcome));
-    wire::put_optional(out, stage.as_deref());
-    wire::put_optional(out, error_class.as_deref());
-    wire::put_optional(out, error.as_deref());
+    put_optional(out, stage);
+    put_optional(out, error_class);
+    put_optional(out, error);
     wire::put_long(out, i64::from(i32::try_from(*attempts).unwrap_or(i32::MAX)));
-    wire::put_bytes(out, event_id.as_bytes());
-    wire::put_bytes(out, event_source.as_bytes());
-    wire::put_bytes(out, event_type.as_bytes());
-    wire::put_optional(out, tenant.as_deref());
-    wire::put_bytes(out, topic.as_bytes());
+    wire::put_bytes(out, event_id.as_ref().as_bytes());
+    wire::put_bytes(out, event_source.as_ref().as_bytes());
+    wire::put_bytes(out, event_type.as_ref().as_bytes());
+    put_optional(out, tenant);
+    wire::put_bytes(out, topic.as_ref().as_bytes());
     wire::put_long(out, i64::from(*partition));
     wire::put_long(out, *offset);
     wire::put_time(out, *event_time);
     wire::put_time(out, *started_at);
     wire::put_long(out, *duration_us);
     wire::put_long(out, i64::from(*records_out));
-    wire::put_bytes(out, config_hash.as_bytes());
+    wire::put_bytes(out, config_hash.as_ref().as_bytes());
 }
 
 /// Reads the datum of an [`ExecutionResult`].

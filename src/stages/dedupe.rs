@@ -74,6 +74,11 @@ impl DedupeConfig {
 }
 
 impl Dedupe {
+    /// Its key.
+    pub fn key(&self) -> &Program {
+        &self.key
+    }
+
     /// Filters the record when its key belongs to another.
     ///
     /// # Errors

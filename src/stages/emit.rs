@@ -111,6 +111,17 @@ impl Emit {
         &self.topic
     }
 
+    /// Its expressions.
+    pub fn programs(&self) -> Vec<&Program> {
+        let Self { topic: _, format: _, key, value, headers } = self;
+        key.iter().chain(value).chain(headers.iter().map(|(_, program)| program)).collect()
+    }
+
+    /// Whether it needs all of the value, decoded.
+    pub fn decodes_whole(&self) -> bool {
+        self.value.is_none() && matches!(self.format, ValueFormat::Avro { .. })
+    }
+
     /// Writes the record.
     ///
     /// # Errors
@@ -136,14 +147,16 @@ impl Emit {
 
     /// `.` as it is to be written.
     fn whole(&self, cx: &mut StageCx<'_, '_>) -> Result<Option<Bytes>, Fault> {
-        match (cx.scope.payload(), &self.format) {
+        let payload = cx.scope.payload().map_err(|error| self.refuse(&error.to_string()))?;
+        match (payload, &self.format) {
             (Payload::Original(raw), ValueFormat::Json | ValueFormat::Bytes) => return Ok(raw.cloned()),
             (Payload::Original(None), ValueFormat::Avro { .. }) => return Ok(None),
+            (Payload::Spliced(text), ValueFormat::Json) => return Ok(Some(text)),
             (Payload::Foreign { raw, .. }, ValueFormat::Bytes) => return Ok(Some(raw.clone())),
             (Payload::New(value) | Payload::Foreign { value, .. }, _) => {
                 return self.encode(value, cx.services);
             }
-            (Payload::Original(Some(_)), ValueFormat::Avro { .. }) => {}
+            (Payload::Original(Some(_)) | Payload::Spliced(_), _) => {}
         }
         let services = cx.services;
         let value = cx.scope.value()?;

@@ -34,6 +34,11 @@ impl FilterConfig {
 }
 
 impl Filter {
+    /// Its condition.
+    pub fn condition(&self) -> &Program {
+        &self.condition
+    }
+
     /// Decides.
     ///
     /// # Errors

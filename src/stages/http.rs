@@ -174,6 +174,14 @@ impl HttpConfig {
 }
 
 impl Http {
+    /// Its expressions.
+    pub fn programs(&self) -> Vec<&Program> {
+        let Self { connector: _, call: _, path_params, query, headers, body, idempotency_key, stores: _ } =
+            self;
+        let named = [path_params, query, headers].into_iter().flatten().map(|(_, program)| program);
+        named.chain(body).chain(idempotency_key).collect()
+    }
+
     /// Whether the answer stands in `%stages.<id>`.
     pub fn stores(&self) -> bool {
         self.stores

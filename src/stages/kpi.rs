@@ -108,6 +108,13 @@ fn dimensions(node: &Node, lints: &mut Lints) -> Option<Vec<(Spanned<String>, No
 }
 
 impl Kpi {
+    /// Its expressions.
+    pub fn programs(&self) -> Vec<&Program> {
+        let Self { fact: _, value, time, dimensions } = self;
+        let dimensions = dimensions.iter().map(|(_, program)| program);
+        std::iter::once(value).chain(time).chain(dimensions).collect()
+    }
+
     /// States the fact.
     ///
     /// # Errors

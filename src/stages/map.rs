@@ -37,6 +37,11 @@ impl MapConfig {
 }
 
 impl Map {
+    /// Its program.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
     /// Changes the value.
     ///
     /// # Errors

@@ -22,6 +22,7 @@ pub mod services;
 pub mod sql;
 pub mod validate;
 
+use crate::expr::program::Program;
 use crate::fault::Fault;
 use crate::stages::context::{CompileCx, Next, StageCx};
 use crate::yaml::lint::Lints;
@@ -153,10 +154,50 @@ impl Stage {
         }
     }
 
-    /// Does it once. Waiting stages are boxed, so that the run of a record that never waits stays small.
+    /// Its expressions.
+    pub fn programs(&self) -> Vec<&Program> {
+        match self {
+            Self::Filter(filter) => vec![filter.condition()],
+            Self::Map(map) => vec![map.program()],
+            Self::Validate(_) => Vec::new(),
+            Self::RateLimit(rate_limit) => rate_limit.key().into_iter().collect(),
+            Self::Dedupe(dedupe) => vec![dedupe.key()],
+            Self::Http(http) => http.programs(),
+            Self::Sql(sql) => sql.programs(),
+            Self::Emit(emit) => emit.programs(),
+            Self::Kpi(kpi) => kpi.programs(),
+        }
+    }
+
+    /// Whether it needs all of the value, decoded, beside what its expressions touch.
+    pub fn decodes_whole(&self) -> bool {
+        match self {
+            Self::Validate(_) => true,
+            Self::Emit(emit) => emit.decodes_whole(),
+            Self::Filter(_) | Self::Map(_) | Self::Kpi(_) => false,
+            Self::Dedupe(_) | Self::RateLimit(_) | Self::Http(_) | Self::Sql(_) => false,
+        }
+    }
+
+    /// Does it once, if it never waits; `None` of one that may.
     ///
     /// # Errors
     /// As the stage says; nothing is added to the outputs then.
+    pub fn apply_now(&self, cx: &mut StageCx<'_, '_>) -> Option<Result<Next, Fault>> {
+        match self {
+            Self::Filter(filter) => Some(filter.apply(cx)),
+            Self::Map(map) => Some(map.apply(cx)),
+            Self::Validate(validate) => Some(validate.apply(cx)),
+            Self::Emit(emit) => Some(emit.apply(cx)),
+            Self::Kpi(kpi) => Some(kpi.apply(cx)),
+            Self::RateLimit(_) | Self::Dedupe(_) | Self::Http(_) | Self::Sql(_) => None,
+        }
+    }
+
+    /// Does it once. Waiting stages are boxed, so that the run of a record that never waits stays small.
+    ///
+    /// # Errors
+    /// As [`Self::apply_now`].
     pub async fn apply(&self, cx: &mut StageCx<'_, '_>) -> Result<Next, Fault> {
         match self {
             Self::Filter(filter) => filter.apply(cx),

@@ -65,6 +65,11 @@ impl RateLimitConfig {
 }
 
 impl RateLimit {
+    /// Its key.
+    pub fn key(&self) -> Option<&Program> {
+        self.key.as_ref()
+    }
+
     /// Waits for this record's turn. Records with a null key share one bucket.
     ///
     /// # Errors

@@ -106,6 +106,17 @@ impl SqlConfig {
 }
 
 impl Sql {
+    /// Its expressions.
+    pub fn programs(&self) -> Vec<&Program> {
+        let params = self.params.iter();
+        params
+            .filter_map(|param| match param {
+                Param::Of(program) => Some(program),
+                Param::Key => None,
+            })
+            .collect()
+    }
+
     /// Runs the statement.
     ///
     /// # Errors

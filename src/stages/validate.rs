@@ -118,9 +118,11 @@ impl Validate {
     pub fn apply(&self, cx: &mut StageCx<'_, '_>) -> Result<Next, Fault> {
         // The bytes as they came in say more of numbers than a decoded value does.
         let parsed = match cx.scope.payload() {
-            Payload::Original(Some(text)) => serde_json::from_slice(text).ok(),
-            Payload::Original(None) => Some(serde_json::Value::Null),
-            Payload::Foreign { value, .. } | Payload::New(value) => Some(values::to_json(value)),
+            Ok(Payload::Original(Some(text))) => serde_json::from_slice(text).ok(),
+            Ok(Payload::Original(None)) => Some(serde_json::Value::Null),
+            Ok(Payload::Foreign { value, .. } | Payload::New(value)) => Some(values::to_json(value)),
+            // What a program changed is a value of the language, in all its numbers.
+            Ok(Payload::Spliced(_)) | Err(_) => None,
         };
         let value = match parsed {
             Some(value) => value,
