@@ -37,8 +37,8 @@ impl Goal {
 const YARDSTICK: &str = plan::YARDSTICK;
 
 const GOALS: &[Goal] = &[
-    goal("p0", plan::PASS_THROUGH, "cpu", AtMost(1.3)).to(YARDSTICK),
-    goal("p1", plan::AT_LEAST_ONCE, "cpu", AtMost(2.1)).to(YARDSTICK),
+    goal("p0", plan::PASS_THROUGH_BARE, "cpu", AtMost(1.3)).to(YARDSTICK),
+    goal("p1", plan::AT_LEAST_ONCE_BARE, "cpu", AtMost(2.1)).to(YARDSTICK),
     goal("p1", plan::WHOLE, "cpu", AtMost(3.0)).to(YARDSTICK),
     goal("p2", plan::EXACTLY_ONCE, "cpu", AtMost(5.0)),
     goal("p2", plan::EXACTLY_ONCE, "rate", AtLeast(0.85)).to(plan::AT_LEAST_ONCE),

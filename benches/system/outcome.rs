@@ -34,6 +34,9 @@ pub fn check(job: &WorkerJob, run: &Run) -> Outcome<Appended> {
         *results.entry(source_of(message)?).or_default() += 1;
         Ok(())
     })?;
+    if job.results == "failures" && results.is_empty() {
+        return Ok(appended);
+    }
     if let Some((source, count)) = results.iter().find(|(_, count)| **count != groups) {
         return Err(format!("{count} execution results of {source:?}, expected {groups}"));
     }

@@ -97,8 +97,10 @@ pub fn named(word: &str) -> Vec<&'static str> {
 
 // Labels of runs that goals name.
 pub const PASS_THROUGH: &str = "pass-through, at least once";
+pub const PASS_THROUGH_BARE: &str = "pass-through, at least once, results: failures";
 pub const AT_LEAST_ONCE: &str = "filter and map, at least once";
-pub const WHOLE: &str = "filter and map of the whole value, at least once";
+pub const AT_LEAST_ONCE_BARE: &str = "filter and map, at least once, results: failures";
+pub const WHOLE: &str = "filter and map of the whole value, at least once, results: failures";
 pub const EXACTLY_ONCE: &str = "filter and map, exactly once";
 pub const CALLS: &str = "10,000 calls of one partition";
 pub const WIDE: &str = "10,000 calls in flight of six partitions";

@@ -21,9 +21,11 @@ const DEAD_SINK_EVENTS: u64 = 300_000;
 pub fn section(name: &str, servers: &Servers, events: u64) -> Option<Vec<Planned>> {
     let kafka = &servers.kafka;
     Some(match name {
-        "p0" => vec![yardstick(kafka), pass_through(kafka)],
-        "p1" => vec![yardstick(kafka), at_least_once(kafka), whole(kafka)],
-        "p2" => vec![yardstick(kafka), at_least_once(kafka), exactly_once(kafka)],
+        "p0" => vec![yardstick(kafka), pass_through(kafka, FAILURES), pass_through(kafka, ALL)],
+        "p1" => {
+            vec![yardstick(kafka), at_least_once(kafka, FAILURES), whole(kafka), at_least_once(kafka, ALL)]
+        }
+        "p2" => vec![yardstick(kafka), at_least_once(kafka, ALL), exactly_once(kafka)],
         "p3" => calls(kafka),
         "p4" => ingest(kafka, events),
         "p5" => project(servers, events),
@@ -58,33 +60,46 @@ fn yardstick(kafka: &str) -> Planned {
     planned(plan::YARDSTICK, Kind::CopyForWorker(Job::new(kafka, "raw")))
 }
 
-fn worker(kafka: &str, work: Work, delivery: &'static str, scale: Scale) -> Kind {
-    Kind::Worker(WorkerJob { kafka: kafka.to_owned(), work, delivery, scale })
+fn worker(kafka: &str, work: Work, (delivery, results): (&'static str, &'static str), scale: Scale) -> Kind {
+    Kind::Worker(WorkerJob { kafka: kafka.to_owned(), work, delivery, results, scale })
 }
+
+/// An execution result of each event, or of dead letters only.
+const ALL: &str = "all";
+const FAILURES: &str = "failures";
 
 fn usual() -> Scale {
     Scale::default()
 }
 
-fn pass_through(kafka: &str) -> Planned {
-    planned(plan::PASS_THROUGH, worker(kafka, Work::PassThrough, "at_least_once", usual()))
+fn pass_through(kafka: &str, results: &'static str) -> Planned {
+    let label = if results == ALL { plan::PASS_THROUGH } else { plan::PASS_THROUGH_BARE };
+    planned(label, worker(kafka, Work::PassThrough, ("at_least_once", results), usual()))
 }
 
-fn at_least_once(kafka: &str) -> Planned {
-    planned(plan::AT_LEAST_ONCE, worker(kafka, Work::FilterMap, "at_least_once", usual()))
+fn at_least_once(kafka: &str, results: &'static str) -> Planned {
+    let label = if results == ALL { plan::AT_LEAST_ONCE } else { plan::AT_LEAST_ONCE_BARE };
+    planned(label, worker(kafka, Work::FilterMap, ("at_least_once", results), usual()))
 }
 
 fn whole(kafka: &str) -> Planned {
-    planned(plan::WHOLE, worker(kafka, Work::FilterMapWhole, "at_least_once", usual()))
+    planned(plan::WHOLE, worker(kafka, Work::FilterMapWhole, ("at_least_once", FAILURES), usual()))
 }
 
 fn exactly_once(kafka: &str) -> Planned {
-    planned(plan::EXACTLY_ONCE, worker(kafka, Work::FilterMap, "exactly_once", usual()))
+    planned(plan::EXACTLY_ONCE, worker(kafka, Work::FilterMap, ("exactly_once", ALL), usual()))
 }
 
 /// The engine beside the plain copy, as the sections P0 to P2 have it, in one section.
 pub fn workers(kafka: &str) -> Vec<Planned> {
-    vec![yardstick(kafka), pass_through(kafka), at_least_once(kafka), whole(kafka), exactly_once(kafka)]
+    vec![
+        yardstick(kafka),
+        pass_through(kafka, FAILURES),
+        at_least_once(kafka, FAILURES),
+        whole(kafka),
+        at_least_once(kafka, ALL),
+        exactly_once(kafka),
+    ]
 }
 
 /// What a peer does in a section that it takes part in.
@@ -97,6 +112,7 @@ pub fn of_peer(peer: &Peer, section: &str, kafka: &str) -> Option<Planned> {
             kafka: kafka.to_owned(),
             work: Work::FilterMap,
             delivery: "",
+            results: ALL,
             scale: usual(),
         }),
     };
@@ -185,7 +201,7 @@ fn path(kafka: &str) -> Vec<Planned> {
 }
 
 fn scaled(kafka: &str, label: String, scale: Scale) -> Planned {
-    planned(label, worker(kafka, Work::FilterMap, "exactly_once", scale))
+    planned(label, worker(kafka, Work::FilterMap, ("exactly_once", ALL), scale))
 }
 
 fn shaped(kafka: &str, label: String, shape: Shape) -> Planned {

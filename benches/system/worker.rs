@@ -37,6 +37,8 @@ pub struct WorkerJob {
     pub work: Work,
     /// `exactly_once` or `at_least_once`.
     pub delivery: &'static str,
+    /// `all` or `failures`: which events leave an execution result.
+    pub results: &'static str,
     pub scale: Scale,
 }
 
@@ -223,10 +225,10 @@ fn pipeline(job: &WorkerJob, input: &str, output: &str, (group, number): (usize,
         1 => String::new(),
         _ => format!("\n  types: [bench.type-{number}]"),
     };
-    let delivery = job.delivery;
+    let (delivery, results) = (job.delivery, job.results);
     let head = format!(
         "description: What the benchmark measures\ninput:\n  topics: [{input}]{types}\ngroup: g{group}\n\
-         delivery: {delivery}\nstages:\n"
+         delivery: {delivery}\nresults: {results}\nstages:\n"
     );
     let map = match job.work {
         Work::PassThrough => return format!("{head}  - id: copy\n    emit: {{topic: {output}}}\n"),
