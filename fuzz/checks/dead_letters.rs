@@ -7,12 +7,12 @@ use std::time::Duration;
 use arbitrary::{Result, Unstructured};
 use bytes::Bytes;
 use chrono::DateTime;
-use millrace::app::dead_letters::{self, Letter, LetterId};
+use millrace::app::dead_letters::{self, From, Letter, LetterId};
 use millrace::engine::answers::Answers;
 use millrace::engine::comeback::{Comeback, Past};
 use millrace::engine::headers::{SOURCE, comeback, connect, dead_letter};
 use millrace::engine::outbox::{Became, Outbox, Sizes};
-use millrace::engine::replayed;
+use millrace::engine::replayed::{self, Replayed};
 use millrace::engine::verdict::Verdict;
 use millrace::fault::{Fault, FaultClass};
 use millrace::ledger::{Namespace, Outcome};
@@ -125,16 +125,17 @@ fn strange(record: &InRecord) {
         assert_eq!((&back.key, &back.value), (&record.key, &record.value));
         assert_eq!(back.headers[..], record.headers[..back.headers.len()]);
     }
-    let replayed = dead_letters::replay("payments", record);
-    assert_eq!(replayed.is_some(), origin.is_some());
-    assert!(origin.is_some() || dead_letters::refusal(&letter, None, true).is_some());
-    let Some(OutRecord { topic, key, value, headers, timestamp_ms, .. }) = replayed else { return };
-    assert_eq!(Some(&*topic), origin.as_ref().map(|(topic, ..)| topic.as_str()));
-    assert_eq!((key, value, timestamp_ms), (record.key.clone(), record.value.clone(), record.timestamp_ms));
-    assert!(headers.last().is_some_and(|last| last.name.as_str() == dead_letter::REPLAY_COUNT), "it is last");
-    let again = read_again(topic.to_string(), headers.clone(), record);
-    let counted = dead_letters::letter("payments", &again).replays;
+    let Some(again) = back(record, From::FailedStage) else {
+        assert!(origin.is_none());
+        return;
+    };
+    let Comeback { record: again, past } = again;
+    let place = Some((again.topic.to_string(), again.partition, again.offset));
+    assert_eq!((&place, &again.key, &again.value), (origin, &record.key, &record.value));
+    assert_eq!(again.timestamp_ms, dead_letters::own_time(record));
+    let counted = Replayed::of(&past.replay).expect("a replay says so").count;
     assert!(counted > *replays || *replays == u32::MAX, "a replay counts: {replays} becomes {counted}");
+    let headers = again.headers;
     // Whatever is no error header stays, in its order; a dead letter of ours says which headers are its own.
     let others = |headers: &[Header]| -> Vec<Header> {
         let is_error = |header: &&Header| {
@@ -148,17 +149,24 @@ fn strange(record: &InRecord) {
     assert_eq!(others(&headers), others(own));
 }
 
-fn read_again(topic: String, headers: Vec<Header>, record: &InRecord) -> InRecord {
-    InRecord { topic: Arc::from(topic), headers, ..record.clone() }
+/// A letter as it comes back after its replay; `None` when it does not say where it came from.
+fn back(letter: &InRecord, from: From) -> Option<Comeback> {
+    let topic: Arc<str> = Arc::from("payments.replay");
+    let sent = dead_letters::replay("payments", letter, &topic, from)?;
+    assert_eq!((&sent.topic, &sent.key, &sent.value), (&topic, &letter.key, &letter.value));
+    let OutRecord { topic, partition, timestamp_ms, key, value, headers } = sent;
+    let partition = partition.expect("that of the record that failed");
+    let read = InRecord { topic, partition, offset: 9, timestamp_ms, key, value, headers };
+    Some(Comeback::read(read).expect("what was written comes back"))
 }
 
 /// A record fails, is replayed, and fails again, until it is not replayed any more.
 fn circle(record: InRecord, fault: &Fault, stage: Option<Arc<str>>) {
     let (key, value) = (record.key.clone(), record.value.clone());
     let replays = replayed::split(&record.headers).1.map_or(0, |before| before.count);
-    let mut record = record;
+    let (mut record, mut past) = (record, Past::default());
     for round in 0..=dead_letters::REPLAYS_MAX {
-        let (written, said) = failed(&record, fault, stage.clone());
+        let (written, said) = failed((&record, &past), fault, stage.clone());
         assert_eq!((&written.key, &written.value), (&key, &value), "the bytes are kept");
         assert_eq!(written.headers[..record.headers.len()], record.headers[..], "the headers are kept");
         let letter = dead_letters::letter("payments", &written);
@@ -167,7 +175,7 @@ fn circle(record: InRecord, fault: &Fault, stage: Option<Arc<str>>) {
         assert_eq!(letter.origin, Some((record.topic.to_string(), record.partition, record.offset)));
         assert_eq!(
             (letter.attempts, letter.stage.as_deref()),
-            (Some(2), stage.as_deref().filter(|id| !id.is_empty()))
+            (Some(past.attempts + 2), stage.as_deref().filter(|id| !id.is_empty()))
         );
         assert!(letter.event_id.as_ref().is_some_and(|id| said.starts_with(id)), "of a long id the begin");
         if replays + round >= dead_letters::REPLAYS_MAX {
@@ -178,18 +186,20 @@ fn circle(record: InRecord, fault: &Fault, stage: Option<Arc<str>>) {
             );
             return;
         }
-        let back = Comeback::read(written.clone()).expect("it says what it was");
-        assert_eq!(back.record, record);
-        assert_eq!(back.past.attempts, 2);
-        let replayed = dead_letters::replay("payments", &written).expect("it says where it came from");
-        assert_eq!((&*replayed.topic, &replayed.key, &replayed.value), (&*record.topic, &key, &value));
-        record = read_again(replayed.topic.to_string(), replayed.headers, &record);
+        let read = Comeback::read(written.clone()).expect("it says what it was");
+        assert_eq!(read.record, record);
+        assert_eq!(read.past.attempts, past.attempts + 2);
+        let again = back(&written, From::Start).expect("it says where it came from");
+        let own = replayed::split(&record.headers).0;
+        assert_eq!(again.record, InRecord { headers: own.to_vec(), ..record.clone() }, "it is as it was");
+        assert!(again.past.answers.is_empty() && again.past.tier == 0);
+        (record, past) = (again.record, again.past);
     }
     panic!("replayed for ever");
 }
 
 /// The dead letter of a record, and the id of its event.
-fn failed(record: &InRecord, fault: &Fault, stage: Option<Arc<str>>) -> (InRecord, String) {
+fn failed((record, past): (&InRecord, &Past), fault: &Fault, stage: Option<Arc<str>>) -> (InRecord, String) {
     let verdict = Verdict {
         outcome: Outcome::DeadLettered,
         parked: None,
@@ -202,7 +212,7 @@ fn failed(record: &InRecord, fault: &Fault, stage: Option<Arc<str>>) -> (InRecor
         records: Vec::new(),
         facts: Vec::new(),
     };
-    let (became, all) = OUTBOX.records(&PIPELINE, record, &Past::default(), verdict);
+    let (became, all) = OUTBOX.records(&PIPELINE, record, past, verdict);
     assert!(became == Became::Ended(Outcome::DeadLettered) && all.len() == 2);
     assert_eq!(&*all[0].topic, "payments.dlq");
     let OutRecord { topic, partition: _, timestamp_ms, key, value, headers } = all[0].clone();

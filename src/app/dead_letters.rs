@@ -1,15 +1,18 @@
 //! Dead letters: what their headers say, which are meant, and the record that a replay writes. Pure.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 
+use crate::engine::comeback::{self as back, Comeback, Destination, Past};
 use crate::engine::headers::{SOURCE, comeback, connect, dead_letter};
 use crate::engine::replayed::{self, Replayed};
 use crate::fault::FaultClass;
+use crate::plan::Plan;
 use crate::record::{Header, HeaderName, InRecord, OutRecord, last_header};
 
 /// A dead letter that was replayed so often is not replayed again: what fails three times fails for a reason.
@@ -155,9 +158,6 @@ pub fn newest_first(left: &Letter, right: &Letter) -> Ordering {
 /// Why a dead letter is not replayed; `None` when it may be. `hash` is that of its pipeline's present text, where it is
 /// known. With `force`, that nothing has changed is no reason.
 pub fn refusal(letter: &Letter, hash: Option<&str>, force: bool) -> Option<String> {
-    if letter.origin.is_none() {
-        return Some("its headers do not say which topic it came from".to_owned());
-    }
     let dropped = [
         (letter.value_dropped, "its value was"),
         (letter.headers_dropped, "its headers were"),
@@ -198,33 +198,128 @@ fn unchanged(letter: &Letter, hash: Option<&str>) -> Option<String> {
     })
 }
 
-/// The record that a replay of a dead letter of `pipeline` writes: original key, value, time and headers, and how often
-/// it was replayed. `None` when the dead letter does not say where it came from.
-pub fn replay(pipeline: &str, record: &InRecord) -> Option<OutRecord> {
-    let Letter { id, class, replays, failed_at, origin, config_hash, replayed, .. } =
+/// With which stage a replayed record begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum From {
+    /// The one that failed: what the stages before it had been answered is taken again.
+    FailedStage,
+    /// The first: every call is made again.
+    Start,
+}
+
+/// Where the letters of each pipeline are replayed to.
+#[derive(Debug, Default)]
+pub struct Ways {
+    /// The topic of replays, by pipeline and input.
+    topics: BTreeMap<String, BTreeMap<String, Arc<str>>>,
+    /// Partitions of these topics, as far as they are on the cluster.
+    partitions: BTreeMap<Arc<str>, i32>,
+}
+
+/// Why a letter cannot be written anywhere.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NoWay {
+    /// For a reason of its own, which stays.
+    #[error("{0}")]
+    Refused(String),
+    /// The project is not applied.
+    #[error("there is no topic `{0}`; run `millrace apply`, which creates it")]
+    NotApplied(Arc<str>),
+}
+
+impl Ways {
+    /// Those of a project, on a cluster that has topics with so many partitions.
+    pub fn new(plan: &Plan, on_cluster: &BTreeMap<String, i32>) -> Self {
+        let mut ways = Self::default();
+        for pipeline in &plan.pipelines {
+            for own in &pipeline.companions {
+                let topics = ways.topics.entry(pipeline.name.to_string()).or_default();
+                topics.insert(own.input.to_string(), Arc::clone(&own.replay));
+                if let Some(partitions) = on_cluster.get(&*own.replay) {
+                    ways.partitions.insert(Arc::clone(&own.replay), *partitions);
+                }
+            }
+        }
+        ways
+    }
+
+    /// The topic that `letter` is replayed to. It has a partition of the number that the record came from.
+    ///
+    /// # Errors
+    /// When the project does not know the letter's pipeline or input any more, or it is not applied.
+    pub fn of(&self, letter: &Letter) -> Result<&Arc<str>, NoWay> {
+        let refused = |why: String| Err(NoWay::Refused(why));
+        let pipeline = &letter.id.pipeline;
+        let Some((input, partition, _)) = &letter.origin else {
+            return refused("its headers do not say which topic it came from".to_owned());
+        };
+        let Some(topics) = self.topics.get(pipeline) else {
+            return refused(format!("the project has no pipeline `{pipeline}`, so nobody would read it"));
+        };
+        let Some(topic) = topics.get(input) else {
+            return refused(format!(
+                "`{pipeline}` does not read topic `{input}`, which it came from, so it would not take it"
+            ));
+        };
+        match self.partitions.get(topic) {
+            None => Err(NoWay::NotApplied(Arc::clone(topic))),
+            Some(partitions) if !(0..*partitions).contains(partition) => refused(format!(
+                "it came from partition {partition} of `{input}`, and `{topic}` has {partitions} partitions; \
+                 `millrace apply` gives it as many as `{input}` has"
+            )),
+            Some(_) => Ok(topic),
+        }
+    }
+}
+
+/// The record that a replay of a dead letter of `pipeline` writes to `topic`: one that comes back, with its own key,
+/// value, headers, time and place, and how often it was replayed. `None` when the dead letter does not say where it came
+/// from.
+pub fn replay(pipeline: &str, record: &InRecord, topic: &Arc<str>, from: From) -> Option<OutRecord> {
+    let Letter { id, class, attempts, replays, failed_at, origin, config_hash, replayed, .. } =
         letter(pipeline, record);
-    let (topic, _, _) = origin?;
+    let (input, partition, offset) = origin?;
     let first = replayed.and_then(|replayed| replayed.first_failure);
     let first = first.or_else(|| record.header_text(dead_letter::FIRST_FAILURE).map(str::to_owned));
-    let mut headers = own_headers(&record.headers).0;
-    headers.extend(
-        Replayed {
-            count: replays.saturating_add(1),
-            first_failure: first.or_else(|| failed_at.map(time)),
-            class: Some(class),
-            config_hash,
-            letter: Some(id.to_string()),
-        }
-        .headers(),
-    );
-    Some(OutRecord {
-        topic: Arc::from(topic),
-        partition: None,
-        timestamp_ms: record.timestamp_ms,
+    let first = first.or_else(|| failed_at.map(time));
+    let first_time = first.as_deref().and_then(|first| DateTime::parse_from_rfc3339(first).ok());
+    let replayed = Replayed {
+        count: replays.saturating_add(1),
+        first_failure: first,
+        class: Some(class),
+        config_hash,
+        letter: Some(id.to_string()),
+    };
+    let answers = match from {
+        From::FailedStage => Comeback::read(record.clone()).map(|back| back.past.answers).unwrap_or_default(),
+        From::Start => Default::default(),
+    };
+    let past = Past {
+        attempts: attempts.unwrap_or(0),
+        tier: 0,
+        first_failure: first_time.map(|time| time.with_timezone(&Utc)),
+        replay: replayed.headers(),
+        answers,
+    };
+    let failed = InRecord {
+        topic: Arc::from(input),
+        partition,
+        offset,
+        timestamp_ms: own_time(record),
         key: record.key.clone(),
         value: record.value.clone(),
-        headers,
-    })
+        headers: own_headers(&record.headers).0,
+    };
+    Some(back::write(&failed, &past, None, Destination { topic: Arc::clone(topic), tier: 0, due: None }))
+}
+
+/// Kafka's timestamp of the record that failed. A letter that does not say it, an older one or one that something else
+/// wrote, has it as its own.
+pub fn own_time(record: &InRecord) -> Option<i64> {
+    match Comeback::read(record.clone()) {
+        Ok(back) => back.record.timestamp_ms,
+        Err(_) => record.timestamp_ms,
+    }
 }
 
 /// The headers that the record had before it became a dead letter, and what its last replay said. Those of the dead

@@ -50,18 +50,30 @@ fn a_name_is_read_as_it_is_printed() {
     }
 }
 
+/// Replays a letter, and reads what comes back; also where to it goes.
+fn replayed(pipeline: &str, record: &InRecord, from: From) -> (Arc<str>, Comeback) {
+    let topic: Arc<str> = Arc::from(format!("{pipeline}.replay"));
+    let sent = replay(pipeline, record, &topic, from).expect("it says where it came from");
+    let OutRecord { topic, partition, timestamp_ms, key, value, headers } = sent;
+    let partition = partition.expect("that of the record that failed");
+    let read =
+        InRecord { topic: Arc::clone(&topic), partition, offset: 99, timestamp_ms, key, value, headers };
+    (topic, Comeback::read(read).expect("it comes back"))
+}
+
 #[test]
 fn a_replay_has_the_original_headers_and_says_what_was_before() {
     let mut headers = vec![Header::of("ce_id", "evt_1"), Header::of(SOURCE, "raw/0/1")];
     headers.extend(letter_headers("0"));
-    let replayed = replay("leads", &record(headers)).expect("it says where it came from");
-    assert_eq!(&*replayed.topic, "events");
-    assert_eq!((replayed.key, replayed.partition), (Some(Bytes::from_static(b"ada")), None));
+    let (topic, back) = replayed("leads", &record(headers), From::FailedStage);
+    assert_eq!(&*topic, "leads.replay");
+    let Comeback { record, past } = back;
+    assert_eq!((&*record.topic, record.partition, record.offset), ("events", 1, 5));
+    assert_eq!((record.key.as_deref(), record.timestamp_ms), (Some(&b"ada"[..]), Some(1_000)));
+    assert_eq!(names(&record.headers), [("ce_id", "evt_1"), (SOURCE, "raw/0/1")]);
     assert_eq!(
-        names(&replayed.headers),
+        names(&past.replay),
         [
-            ("ce_id", "evt_1"),
-            (SOURCE, "raw/0/1"),
             (dead_letter::FIRST_FAILURE, "2026-11-24T00:00:00.000Z"),
             (dead_letter::REPLAYED_CLASS, "permanent"),
             (dead_letter::REPLAYED_CONFIG_HASH, "0123456789ab"),
@@ -69,6 +81,59 @@ fn a_replay_has_the_original_headers_and_says_what_was_before() {
             (dead_letter::REPLAY_COUNT, "1"),
         ]
     );
+    assert_eq!((past.tier, past.attempts), (0, 0));
+}
+
+#[test]
+fn a_replay_begins_with_the_failed_stage_or_makes_every_call_again() {
+    let mut headers = vec![Header::of("ce_id", "evt_1")];
+    headers.extend([
+        Header::of(comeback::ORIGIN, "events/1/5"),
+        Header::of(comeback::ORIGIN_HEADERS, "1"),
+        Header::of(comeback::ORIGIN_TIMESTAMP, "500"),
+    ]);
+    headers.extend(letter_headers("0"));
+    headers.push(Header::of(dead_letter::ATTEMPTS, "4"));
+    headers
+        .push(Header::of(comeback::ANSWERS, r#"{"config":"0123456789ab","steps":{"charge":{"answer":1}}}"#));
+    let letter = record(headers);
+    for (from, is_kept) in [(From::FailedStage, true), (From::Start, false)] {
+        let (_, back) = replayed("leads", &letter, from);
+        assert_eq!(back.past.answers.get("charge", true, "").is_some(), is_kept, "{from:?}");
+        assert_eq!(names(&back.record.headers), [("ce_id", "evt_1")]);
+        assert_eq!((back.record.offset, back.record.timestamp_ms, back.past.attempts), (5, Some(500), 4));
+    }
+    assert_eq!(own_time(&letter), Some(500), "not that of the letter");
+}
+
+#[test]
+fn what_the_project_does_not_know_is_not_replayed() {
+    let ways = |replays: &[(&str, i32)]| Ways {
+        topics: BTreeMap::from([(
+            "leads".to_owned(),
+            BTreeMap::from([("events".to_owned(), Arc::from("leads.replay"))]),
+        )]),
+        partitions: replays.iter().map(|(topic, count)| (Arc::from(*topic), *count)).collect(),
+    };
+    let failed = letter("leads", &record(letter_headers("0")));
+    let applied = ways(&[("leads.replay", 2)]);
+    assert_eq!(applied.of(&failed).map(|topic| &**topic), Ok("leads.replay"));
+    let not_applied = ways(&[]).of(&failed).expect_err("there is no such topic");
+    assert!(
+        matches!(not_applied, NoWay::NotApplied(_)) && not_applied.to_string().contains("millrace apply")
+    );
+    for (odd, words) in [
+        (Letter { origin: None, ..failed.clone() }, "which topic"),
+        (
+            Letter { origin: Some(("older".to_owned(), 0, 1)), ..failed.clone() },
+            "does not read topic `older`",
+        ),
+        (Letter { origin: Some(("events".to_owned(), 2, 1)), ..failed.clone() }, "partition 2"),
+        (letter("gone", &record(letter_headers("0"))), "no pipeline `gone`"),
+    ] {
+        let why = applied.of(&odd).expect_err("it has no way");
+        assert!(matches!(&why, NoWay::Refused(text) if text.contains(words)), "{why:?}");
+    }
 }
 
 #[test]
@@ -80,11 +145,11 @@ fn a_second_replay_counts_on_and_keeps_each_header_once() {
         Header::of(dead_letter::REPLAY_COUNT, "1"),
     ];
     headers.extend(letter_headers("1"));
-    let replayed = replay("leads", &record(headers)).expect("it says where it came from");
+    let (_, back) = replayed("leads", &record(headers), From::FailedStage);
+    assert_eq!(names(&back.record.headers), [("ce_id", "evt_1")]);
     assert_eq!(
-        names(&replayed.headers),
+        names(&back.past.replay),
         [
-            ("ce_id", "evt_1"),
             (dead_letter::FIRST_FAILURE, "2026-11-20T00:00:00.000Z"),
             (dead_letter::REPLAYED_CLASS, "permanent"),
             (dead_letter::REPLAYED_CONFIG_HASH, "0123456789ab"),
@@ -104,9 +169,9 @@ fn the_dead_letter_that_a_record_was_stays_when_its_reader_fails() {
     headers.extend(letter_headers("0"));
     let record = record(headers);
     assert_eq!(letter("audit", &record).replays, 0);
-    let replayed = replay("audit", &record).expect("it says where it came from");
-    assert_eq!(replayed.headers[..own.len()], own[..]);
-    assert_eq!(replayed.headers.len(), own.len() + 5);
+    let (_, back) = replayed("audit", &record, From::FailedStage);
+    assert_eq!(back.record.headers, own);
+    assert_eq!(back.past.replay.len(), 5);
 }
 
 #[test]
@@ -119,11 +184,12 @@ fn dead_letters_of_kafka_connect_are_understood() {
         Header::of(connect::EXCEPTION_MESSAGE, "it broke"),
     ];
     let record = record(headers);
-    let replayed = replay("leads", &record).expect("it says the topic");
+    let (_, back) = replayed("leads", &record, From::FailedStage);
+    assert_eq!(names(&back.record.headers), [("mine", "1")]);
+    assert_eq!((back.record.partition, back.record.offset, back.record.timestamp_ms), (0, 3, Some(1_000)));
     assert_eq!(
-        names(&replayed.headers),
+        names(&back.past.replay),
         [
-            ("mine", "1"),
             (dead_letter::FIRST_FAILURE, "1970-01-01T00:00:01.000Z"),
             (dead_letter::REPLAYED_CLASS, "unknown"),
             (dead_letter::REPLAYED_LETTER, "leads/2/7"),
@@ -137,7 +203,6 @@ fn what_is_replayed_too_often_or_has_no_value_is_refused() {
     let refused = |headers: Vec<Header>| refusal(&letter("leads", &record(headers)), None, true);
     assert_eq!(refused(letter_headers("2")), None);
     assert!(refused(letter_headers("3")).is_some_and(|text| text.contains("3 times")));
-    assert!(refused(Vec::new()).is_some());
     for dropped in [dead_letter::VALUE_DROPPED, dead_letter::HEADERS_DROPPED, dead_letter::KEY_DROPPED] {
         let mut headers = letter_headers("0");
         headers.push(Header::of(dropped, "2000000"));
@@ -226,8 +291,7 @@ fn the_newest_stand_first() {
 
 #[test]
 fn no_count_of_replays_starts_again() {
-    let replayed =
-        replay("leads", &record(letter_headers("4294967295"))).expect("it says where it came from");
-    let count = last_header(&replayed.headers, dead_letter::REPLAY_COUNT).expect("it counts");
+    let (_, back) = replayed("leads", &record(letter_headers("4294967295")), From::FailedStage);
+    let count = last_header(&back.past.replay, dead_letter::REPLAY_COUNT).expect("it counts");
     assert_eq!(count, "4294967295");
 }

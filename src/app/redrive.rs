@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::dead_letters::{self, Letter, LetterId};
+use crate::app::dead_letters::{self, From, Letter, LetterId, Ways};
 use crate::app::decisions::{self, Decision, Decisions, State, Verb};
 use crate::kafka::exclusive::{Committed, Exclusive};
 use crate::kafka::settings::{Connection, ProducerSettings, TransactionSettings};
@@ -48,6 +48,10 @@ pub struct Order<'a> {
     pub namespace: &'a Namespace,
     /// What to decide.
     pub verb: Verb,
+    /// Where letters are replayed to.
+    pub ways: &'a Ways,
+    /// With which stage they begin there.
+    pub from: From,
     /// Who decides.
     pub actor: &'a str,
     /// Why.
@@ -198,6 +202,8 @@ impl Work<'_> {
                     ids.remove(&id);
                     continue;
                 }
+                // One that cannot be written is none of those that were chosen: the topic was made anew meanwhile.
+                let Some(records) = self.records(pipeline, &record, &letter) else { continue };
                 let due = self.next_at.max(Instant::now());
                 if batch.is_full(due) {
                     self.commit(&mut writer, &mut batch, ids)?;
@@ -208,7 +214,7 @@ impl Work<'_> {
                     return Ok(());
                 }
                 self.next_at = due + pace(self.order.rate);
-                batch.add(id, self.records(pipeline, &record, &letter));
+                batch.add(id, records);
             }
         }
         self.commit(&mut writer, &mut batch, ids)
@@ -233,7 +239,8 @@ impl Work<'_> {
         is_due
     }
 
-    fn records(&self, pipeline: &str, record: &InRecord, letter: &Letter) -> Vec<OutRecord> {
+    /// What is written about a letter in one transaction; `None` when it cannot be replayed, and so must not be decided.
+    fn records(&self, pipeline: &str, record: &InRecord, letter: &Letter) -> Option<Vec<OutRecord>> {
         let decision = Decision {
             decision: self.order.verb,
             decided_at: Utc::now(),
@@ -244,11 +251,14 @@ impl Work<'_> {
             origin: decisions::origin_text(letter),
         };
         let mut records = match self.order.verb {
-            Verb::Replayed => dead_letters::replay(pipeline, record).into_iter().collect(),
+            Verb::Replayed => {
+                let topic = self.order.ways.of(letter).ok()?;
+                vec![dead_letters::replay(pipeline, record, topic, self.order.from)?]
+            }
             Verb::Discarded | Verb::Reopened => Vec::new(),
         };
         records.push(decision.record(&self.topic, &letter.id));
-        records
+        Some(records)
     }
 
     fn commit(

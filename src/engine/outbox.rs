@@ -368,7 +368,8 @@ fn letter(
     OutRecord {
         topic: Arc::clone(&pipeline.dead_letter_topic),
         partition: None,
-        timestamp_ms: record.timestamp_ms,
+        // Its own time, by which it is deleted; that of the event stands in the headers.
+        timestamp_ms: None,
         key: record.key.clone(),
         value: record.value.as_ref().map(|value| match keeps(Rule::DeadLetterBytes) {
             true => value.clone(),

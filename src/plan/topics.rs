@@ -136,6 +136,8 @@ pub fn dead_letter_name(pipeline: &str) -> Arc<str> {
 pub fn dead_letter(pipeline: &str, partitions: NonZeroU32) -> TopicSpec {
     let mut settings = deleted_after(DEAD_LETTER_RETENTION);
     settings.insert("max.message.bytes", DEAD_LETTER_BYTES_MAX.to_string());
+    // By the event's own time, the letter of an old one would be deleted before anybody has looked at it.
+    settings.insert("message.timestamp.type", String::from("LogAppendTime"));
     TopicSpec {
         name: dead_letter_name(pipeline),
         role: Role::DeadLetter,

@@ -12,7 +12,7 @@ use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedPr
 use serde_json::{Value, json};
 
 use crate::support::millrace::{Addresses, Millrace, Running};
-use crate::support::readback::{self, Back};
+use crate::support::readback;
 use crate::support::servers;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -114,17 +114,19 @@ impl Project {
         self.json(&words).as_array().expect("a list").clone()
     }
 
-    /// How often each event was replayed into the input, by its id; and that each replay is the event as it was.
+    /// How often each event was replayed, by its id; and that each replay is the event as it was, with its place.
     fn replays(&self) -> BTreeMap<String, usize> {
-        let records = readback::read_all(&servers::kafka(), &self.input());
-        let (replayed, sent): (Vec<Back>, Vec<Back>) =
-            records.into_iter().partition(|record| record.header("millrace.dlq.replay-count").is_some());
+        let replayed = readback::read_all(&servers::kafka(), &format!("{}.replay", self.name));
+        let sent = readback::read_all(&servers::kafka(), &self.input());
         let mut counts = BTreeMap::new();
         for record in replayed {
             let id = record.header("ce_id").expect("an id").to_owned();
             let original = sent.iter().find(|sent| sent.header("ce_id") == Some(&id)).expect("it was sent");
             assert_eq!((&record.key, &record.value), (&original.key, &original.value));
             assert_eq!(record.headers[..original.headers.len()], original.headers[..]);
+            assert_eq!(record.partition, original.partition);
+            let place = format!("{}/{}/{}", self.input(), original.partition, original.offset);
+            assert_eq!(record.header("millrace.origin"), Some(place.as_str()));
             *counts.entry(id).or_default() += 1;
         }
         counts
@@ -357,4 +359,54 @@ fn a_pipeline_stops_instead_of_draining_its_topic_and_loses_nothing() {
     ids.extend(event_ids(&project.letters_topic()));
     assert_eq!(ids.len(), 3000, "none twice");
     assert_eq!(ids.into_iter().collect::<BTreeSet<_>>().len(), 3000, "none lost");
+}
+
+#[test]
+fn letters_that_the_project_does_not_know_are_refused_and_stay() {
+    let project = Project::new("dlq-odd");
+    let (name, letters) = (project.name.as_str(), project.letters_topic());
+    project.fill(3);
+    // One of the time before, when letters did not say more than Kafka Connect's do; and some that came from elsewhere.
+    let place = |topic: &str, partition: &str| {
+        let texts =
+            [("topic", topic.to_owned()), ("partition", partition.to_owned()), ("offset", "0".to_owned())];
+        texts.map(|(name, text)| (format!("__connect.errors.{name}"), text))
+    };
+    let producer: ThreadedProducer<DefaultProducerContext> =
+        ClientConfig::new().set("bootstrap.servers", servers::kafka()).create().expect("a producer");
+    for (topic, partition) in [(project.input().as_str(), "1"), ("removed", "0"), (&project.input(), "17")] {
+        let headers = place(topic, partition).iter().fold(OwnedHeaders::new(), |headers, (name, text)| {
+            headers.insert(Header { key: name, value: Some(text) })
+        });
+        let record = BaseRecord::to(&letters).key("k").payload("{\"id\": \"old\"}").headers(headers);
+        producer.send(record).map_err(|(error, _)| error).expect("the queue takes it");
+    }
+    producer.flush(PATIENCE).expect("all are acknowledged");
+    assert_eq!(project.list(&[]).len(), 6);
+    project.pipeline(MENDED, "off");
+    let done = project.json(&["dlq", "replay", "--pipeline", name, "--yes"]);
+    assert_eq!(done["replayed"], 4, "{done:#}");
+    let why: BTreeSet<&str> =
+        done["refused"].as_array().expect("a list").iter().filter_map(|one| one["why"].as_str()).collect();
+    assert_eq!(why.len(), 2, "{done:#}");
+    assert!(why.iter().any(|why| why.contains("does not read topic `removed`")), "{why:?}");
+    assert!(why.iter().any(|why| why.contains("partition 17")), "{why:?}");
+    assert_eq!(project.list(&[]).len(), 2, "nothing was decided about them");
+    let mut worker = project.worker();
+    project.until(&mut worker, "the replayed", || event_ids(&project.output()).len() == 4);
+    assert!(worker.terminate(PATIENCE), "{}", worker.log_text());
+
+    // A pipeline whose topic of replays was not made yet.
+    let topics = "partitions: 3\nretention: 7d\n";
+    project.write(&format!("topics/{name}.second.yaml"), topics);
+    let text = format!(
+        "input: {{topics: [{name}.in, {name}.second]}}\nstages:\n  - id: upsert\n    map: .m = 1\n  - emit: {{topic: {name}.out, key: .id}}\n"
+    );
+    project.write(&format!("pipelines/{name}.yaml"), &text);
+    let open = project.list(&["--all", "--where", ".n == 1"])[0]["id"].as_str().expect("a name").to_owned();
+    project.json(&["dlq", "reopen", &open, "--reason", "again", "--yes"]);
+    let refused = project.millrace.run(&["dlq", "replay", &open, "--yes"]);
+    assert_eq!(code(&refused), 1, "{}", stdout(&refused));
+    assert!(stderr(&refused).contains("millrace apply"), "{}", stderr(&refused));
+    assert_eq!(project.list(&[]).len(), 3, "it is open");
 }

@@ -6,10 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use millrace::engine::comeback::{self, Comeback, Destination};
-use millrace::record::{Header, HeaderName, InRecord};
 use rdkafka::ClientConfig;
-use rdkafka::message::{Header as RdHeader, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use crate::support::millrace::{Addresses, Millrace, Running};
@@ -123,7 +120,7 @@ struct Scenario {
     name: String,
     millrace: Millrace,
     crm: Crm,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Scenario {
@@ -158,7 +155,25 @@ impl Scenario {
         let addresses = Addresses { kafka: servers::kafka(), registry: None, postgres: None };
         let millrace = Millrace::new(folder.path(), &name, &addresses);
         millrace.run_ok(&["apply", "--yes"]);
-        Self { name, millrace, crm, _folder: folder }
+        Self { name, millrace, crm, folder }
+    }
+
+    /// A second pipeline takes the same input, and calls nobody.
+    fn also_read_by_another(&self) {
+        let Self { name, folder, .. } = self;
+        let pipeline = format!(
+            "input: {{topics: [{name}.in]}}\nstages:\n  - emit: {{topic: {name}.other, key: .key}}\n"
+        );
+        for (path, text) in [
+            (
+                format!("topics/{name}.other.yaml"),
+                format!("partitions: {PARTITIONS}\nvalue: {{format: json}}\n"),
+            ),
+            (format!("pipelines/{name}-other.yaml"), pipeline),
+        ] {
+            std::fs::write(folder.path().join(path), text).expect("a file");
+        }
+        self.millrace.run_ok(&["apply", "--yes"]);
     }
 
     fn worker(&self, instance: &str) -> Running {
@@ -308,6 +323,7 @@ async fn what_no_tier_mends_is_a_dead_letter_that_can_come_back() {
     let scenario =
         Scenario::new("parkdead", "{retry: {attempts: 2, backoff: 10ms}, tiers: [1s], then: dead_letter}");
     scenario.crm.sick(&["b"]);
+    scenario.also_read_by_another();
     let mut worker = scenario.worker("a");
     scenario.send(&["a", "b"], 0..2);
     let dlq = format!("{}.dlq", scenario.name);
@@ -329,47 +345,33 @@ async fn what_no_tier_mends_is_a_dead_letter_that_can_come_back() {
         assert_eq!(letter.header("millrace.dlq.attempts"), Some(attempts));
         assert_eq!(letter.header("millrace.dlq.stage"), Some("charge"));
     }
+    assert_eq!(scenario.crm.calls("/notes").len(), 4);
     scenario.crm.sick(&[]);
-    let producer: BaseProducer =
-        ClientConfig::new().set("bootstrap.servers", servers::kafka()).create().expect("a producer");
-    for letter in &letters {
-        replay(&producer, &format!("{}.replay", scenario.name), letter);
-    }
-    producer.flush(Duration::from_secs(20)).expect("acknowledged");
-    scenario.until_out(4, &mut [&mut worker]).await;
-    assert_eq!(scenario.crm.calls("/notes").len(), 4, "what was answered is not asked for again");
-    let charges = scenario.crm.calls("/charges");
-    let keys: BTreeSet<&str> = charges.iter().map(|call| call.idempotency_key.as_str()).collect();
-    assert_eq!(keys.len(), 4, "every retry carries the key of the first attempt: {charges:?}");
-    assert!(worker.terminate(Duration::from_secs(30)), "{}", worker.log_text());
-}
-
-/// Hands a dead letter back to its pipeline.
-fn replay(producer: &BaseProducer, topic: &str, letter: &Back) {
-    let headers = letter.headers.iter().map(|(name, value)| Header {
-        name: HeaderName::from(name.clone()),
-        value: Some(value.clone().into()),
-    });
-    let record = InRecord {
-        topic: "dlq".into(),
-        partition: letter.partition,
-        offset: letter.offset,
-        timestamp_ms: None,
-        key: letter.key.clone().map(Into::into),
-        value: letter.value.clone().map(Into::into),
-        headers: headers.collect(),
+    let name = |letter: &Back| format!("{}/{}/{}", scenario.name, letter.partition, letter.offset);
+    let replay = |letter: &Back, from: &str| {
+        let words = ["dlq", "replay", &name(letter), "--from", from, "--yes", "--output", "json"];
+        let done = scenario.millrace.run_ok(&words);
+        assert!(done.contains(r#""replayed": 1"#), "{done}");
     };
-    let Comeback { record, past } = Comeback::read(record).expect("a dead letter says where it comes from");
-    let sent = comeback::write(&record, &past, None, Destination { topic: topic.into(), tier: 0, due: None });
-    let mut headers = OwnedHeaders::new();
-    for header in &sent.headers {
-        headers = headers.insert(RdHeader { key: header.name.as_str(), value: header.value.as_deref() });
+    replay(&letters[0], "failed-stage");
+    scenario.until_out(3, &mut [&mut worker]).await;
+    assert_eq!(scenario.crm.calls("/notes").len(), 4, "what was answered is not asked for again");
+    replay(&letters[1], "start");
+    scenario.until_out(4, &mut [&mut worker]).await;
+    assert_eq!(scenario.crm.calls("/notes").len(), 5, "every call is made again");
+    for (path, count) in [("/notes", 4), ("/charges", 4)] {
+        let calls = scenario.crm.calls(path);
+        let keys: BTreeSet<&str> = calls.iter().map(|call| call.idempotency_key.as_str()).collect();
+        assert_eq!(keys.len(), count, "every call carries the key of the first attempt: {calls:?}");
     }
-    let (key, value) = (sent.key.expect("a key"), sent.value.expect("a value"));
-    let record = BaseRecord::to(topic)
-        .partition(sent.partition.expect("the input's"))
-        .key(&key[..])
-        .payload(&value[..])
-        .headers(headers);
-    producer.send(record).map_err(|(error, _)| error).expect("taken");
+    assert_eq!(scenario.read("other").len(), 4, "another pipeline of this input does not get them again");
+    assert_eq!(scenario.read("in").len(), 4, "nothing is written to the input");
+    let results = scenario.read("executions");
+    assert_eq!(results.len(), 4 + 2 + 4, "one of each run");
+    for letter in &letters {
+        let source = letter.header("millrace.source");
+        let count = results.iter().filter(|result| result.header("millrace.source") == source).count();
+        assert_eq!(count, 3, "of the other pipeline, the dead letter, and its replay");
+    }
+    assert!(worker.terminate(Duration::from_secs(30)), "{}", worker.log_text());
 }

@@ -5,6 +5,9 @@ use clap::{Args, Subcommand};
 
 use crate::yaml::units;
 
+/// `--from`: with the first stage.
+pub const FROM_START: &str = "start";
+
 /// `dlq`.
 #[derive(Debug, Subcommand)]
 pub enum DlqVerb {
@@ -13,6 +16,7 @@ pub enum DlqVerb {
         after_help = "Open letters are those that nobody has replayed or discarded; --all lists the others, too.\n\n\
         A condition is VRL, as in pipelines: `.` is the decoded value, `%type`, `%key`, `%headers` and the others are those \
         of the record that failed.\n\n\
+        --since and --until mean when a record failed, for the last time, whatever the time of its event.\n\n\
         Examples:\n  \
         millrace dlq list\n  \
         millrace dlq list --summary                          how many, by pipeline, class and stage\n  \
@@ -26,8 +30,12 @@ pub enum DlqVerb {
     Show(DlqShow),
     /// Have dead letters worked on again.
     #[command(
-        after_help = "A replayed record has its original key, value, time and headers; `millrace.dlq.replay-count` counts how \
-        often it was replayed. It comes after all that is in the topic already, later records of its key among them.\n\n\
+        after_help = "A replayed record is worked on again by the pipeline that gave up, and by no other: it is written to the \
+        topic `<pipeline>.replay`, with its original key, value, time, headers and place. Later records of its key may have \
+        been worked on already.\n\n\
+        With --from failed-stage, `http`, `sql`, `dedupe` and `rate_limit` stages that had answered are not asked again: \
+        their answers stand in the letter, unless they were over 64 KiB. With --from start all calls are made again. Either \
+        way each call has the idempotency key that it had the first time.\n\n\
         Each letter is replayed once: the record and the decision about its letter are one Kafka transaction, and letters \
         that are decided are passed over. A run that was killed or stopped goes on when the same is typed again. Of two \
         runs about one pipeline at once the earlier one stops.\n\n\
@@ -38,6 +46,7 @@ pub enum DlqVerb {
         millrace dlq replay --pipeline leads --dry-run\n  \
         millrace dlq replay --pipeline leads --class transient --since 2h --yes\n  \
         millrace dlq replay --pipeline leads --stage upsert --rate 20\n  \
+        millrace dlq replay --pipeline leads --from start --force\n  \
         millrace dlq replay leads/3/120 leads/3/121"
     )]
     Replay(DlqReplay),
@@ -139,6 +148,9 @@ pub struct DlqReplay {
     /// Which and how.
     #[command(flatten)]
     pub deciding: Deciding,
+    /// With which stage they begin: the one that failed, or the first.
+    #[arg(long, value_name = "PLACE", default_value = "failed-stage", value_parser = ["failed-stage", FROM_START])]
+    pub from: String,
     /// At most so many a second.
     #[arg(long, default_value_t = 100, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub rate: u32,

@@ -6,15 +6,15 @@ use std::io::IsTerminal as _;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use crate::app::dead_letters;
+use crate::app::dead_letters::{self, From, NoWay, Ways};
 use crate::app::decisions::{State, Verb};
 use crate::app::redrive::{self, Done, Order};
 use crate::app::supervise;
-use crate::cli::args::dlq::{Deciding, DlqDiscard, DlqReopen, DlqReplay};
+use crate::cli::args::dlq::{Deciding, DlqDiscard, DlqReopen, DlqReplay, FROM_START};
 use crate::cli::args::{Common, Output};
 use crate::cli::dlq::select::{Found, Selection, Wanted, select};
 use crate::cli::dlq::{counted, decided, ids, sums, unreadable};
-use crate::cli::{Exit, ask, output, roles};
+use crate::cli::{Exit, ask, check, ends, output, roles};
 
 /// Names that a text shows of those that are refused for one reason.
 const REFUSED_SHOWN: usize = 5;
@@ -28,6 +28,8 @@ struct Task<'a> {
     reason: Option<&'a str>,
     rate: u32,
     force: bool,
+    /// With which stage a replayed record begins.
+    from: From,
     /// Letters in these states are meant.
     states: &'a [State],
 }
@@ -52,10 +54,11 @@ struct Chosen {
 /// # Errors
 /// When Kafka cannot be reached, what was named does not exist, or there is nobody to ask.
 pub fn replay(common: &Common, arguments: &DlqReplay) -> anyhow::Result<Exit> {
-    let DlqReplay { deciding, rate, force, reason } = arguments;
+    let DlqReplay { deciding, from, rate, force, reason } = arguments;
     let reason = reason.as_deref();
     let states = &[State::Open];
-    run(common, &Task { verb: Verb::Replayed, deciding, reason, rate: *rate, force: *force, states })
+    let from = if from == FROM_START { From::Start } else { From::FailedStage };
+    run(common, &Task { verb: Verb::Replayed, deciding, reason, rate: *rate, force: *force, from, states })
 }
 
 /// Runs `dlq discard`.
@@ -65,7 +68,10 @@ pub fn replay(common: &Common, arguments: &DlqReplay) -> anyhow::Result<Exit> {
 pub fn discard(common: &Common, arguments: &DlqDiscard) -> anyhow::Result<Exit> {
     let DlqDiscard { deciding, reason } = arguments;
     let (reason, states, rate) = (Some(reason.as_str()), &[State::Open], RATE_UNPACED);
-    run(common, &Task { verb: Verb::Discarded, deciding, reason, rate, force: false, states })
+    run(
+        common,
+        &Task { verb: Verb::Discarded, deciding, reason, rate, force: false, from: From::Start, states },
+    )
 }
 
 /// Runs `dlq reopen`.
@@ -80,7 +86,10 @@ pub fn reopen(common: &Common, arguments: &DlqReopen) -> anyhow::Result<Exit> {
         None => &[State::Replayed, State::Discarded],
     };
     let (reason, rate) = (Some(reason.as_str()), RATE_UNPACED);
-    run(common, &Task { verb: Verb::Reopened, deciding, reason, rate, force: false, states })
+    run(
+        common,
+        &Task { verb: Verb::Reopened, deciding, reason, rate, force: false, from: From::Start, states },
+    )
 }
 
 fn run(common: &Common, task: &Task<'_>) -> anyhow::Result<Exit> {
@@ -88,7 +97,8 @@ fn run(common: &Common, task: &Task<'_>) -> anyhow::Result<Exit> {
     let wanted = Wanted { filter, ids: ids(names)?, states: task.states, limit: *limit, newest: false };
     let selection = select(common, wanted)?;
     let is_text = common.output == Output::Text;
-    let chosen = choose(task, &selection);
+    let ways = ways(common, task, &selection)?;
+    let chosen = choose(task, &selection, &ways)?;
     if is_text {
         output::print(&announced(task, &selection, &chosen))?;
     }
@@ -109,6 +119,8 @@ fn run(common: &Common, task: &Task<'_>) -> anyhow::Result<Exit> {
             connection: &selection.connection,
             namespace: &selection.namespace,
             verb: task.verb,
+            ways: &ways,
+            from: task.from,
             actor,
             reason: task.reason,
             rate: task.rate,
@@ -127,35 +139,52 @@ fn run(common: &Common, task: &Task<'_>) -> anyhow::Result<Exit> {
     Ok(if is_whole { Exit::Done } else { Exit::Failed })
 }
 
+/// Where letters are replayed to: to those topics of the project by which records come back to their pipeline.
+fn ways(common: &Common, task: &Task<'_>, selection: &Selection) -> anyhow::Result<Ways> {
+    match (task.verb, &selection.plan) {
+        (Verb::Discarded | Verb::Reopened, _) => Ok(Ways::default()),
+        (Verb::Replayed, Some(plan)) => Ok(Ways::new(plan, &selection.topics)),
+        (Verb::Replayed, None) => Ok(Ways::new(&check::plan(common)?, &selection.topics)),
+    }
+}
+
 /// Sorts out what is left alone; of two dead letters of one record the newest is replayed.
-fn choose(task: &Task<'_>, selection: &Selection) -> Chosen {
+fn choose(task: &Task<'_>, selection: &Selection, ways: &Ways) -> anyhow::Result<Chosen> {
     let mut chosen = Chosen::default();
     let mut origins = HashSet::new();
     for found in selection.letters.iter().rev() {
         let letter = &found.letter;
         let hash = selection.plan.as_ref().and_then(|plan| plan.pipeline(&letter.id.pipeline));
         let hash = hash.map(|pipeline| &*pipeline.config_hash);
+        let mut topic = None;
         let why = if !task.states.contains(&found.state) {
             Some(standing(found))
         } else if task.verb == Verb::Replayed {
-            dead_letters::refusal(letter, hash, task.force).or_else(|| {
-                let is_first = origins.insert((&letter.id.pipeline, &letter.origin));
-                (!is_first).then(|| "another dead letter of the same record is replayed".to_owned())
-            })
+            match ways.of(letter) {
+                Err(error @ NoWay::NotApplied(_)) => return Err(ends(Exit::Failed, error.to_string())),
+                Err(NoWay::Refused(why)) => Some(why),
+                Ok(way) => {
+                    topic = Some(way.to_string());
+                    dead_letters::refusal(letter, hash, task.force).or_else(|| {
+                        let is_first = origins.insert((&letter.id.pipeline, &letter.origin));
+                        (!is_first).then(|| "another dead letter of the same record is replayed".to_owned())
+                    })
+                }
+            }
         } else {
             None
         };
         match why {
             Some(why) => chosen.refused.push(Refused { id: letter.id.to_string(), why }),
             None => {
-                if let (Verb::Replayed, Some((topic, _, _))) = (task.verb, &letter.origin) {
-                    *chosen.topics.entry(topic.clone()).or_default() += 1;
+                if let Some(topic) = topic {
+                    *chosen.topics.entry(topic).or_default() += 1;
                 }
                 chosen.letters.insert(letter.id.clone());
             }
         }
     }
-    chosen
+    Ok(chosen)
 }
 
 fn standing(found: &Found) -> String {
@@ -176,11 +205,11 @@ fn announced(task: &Task<'_>, selection: &Selection, chosen: &Chosen) -> String 
     }
     text.push_str(&unreadable(selection));
     for (topic, count) in &chosen.topics {
-        text.push_str(&format!("{count} to be replayed to {topic}\n"));
-        let readers = readers(selection, topic);
-        if readers.len() > 1 {
-            text.push_str(&format!("  which is read by {}: each gets them\n", readers.join(", ")));
-        }
+        let begin = match task.from {
+            From::FailedStage => "with what was answered before they failed",
+            From::Start => "from the first stage, so that every call is made again",
+        };
+        text.push_str(&format!("{count} to be replayed through {topic}, {begin}\n"));
     }
     let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for Refused { id, why } in &chosen.refused {
@@ -192,13 +221,6 @@ fn announced(task: &Task<'_>, selection: &Selection, chosen: &Chosen) -> String 
         text.push_str(&format!("{} refused: {why}\n  {shown}{more}\n", ids.len()));
     }
     text
-}
-
-/// Pipelines that read `topic`: all of them get what is replayed.
-fn readers(selection: &Selection, topic: &str) -> Vec<String> {
-    let Some(plan) = &selection.plan else { return Vec::new() };
-    let reads = plan.pipelines.iter().filter(|own| own.topics.iter().any(|own| **own == *topic));
-    reads.map(|pipeline| pipeline.name.to_string()).collect()
 }
 
 /// What was done, for people.

@@ -56,6 +56,8 @@ pub struct Selection {
     pub namespace: Namespace,
     /// The project, where there is one without errors.
     pub plan: Option<Plan>,
+    /// Partitions of each topic of the cluster.
+    pub topics: BTreeMap<String, i32>,
     /// In the order asked for.
     pub letters: Vec<Found>,
     /// How many there are of each kind, those beyond the limit included.
@@ -143,7 +145,8 @@ pub fn select(common: &Common, wanted: Wanted<'_>) -> anyhow::Result<Selection> 
     scanner.keep();
     let Scanner { runtime, kept, counts, unreadable, .. } = scanner;
     runtime.shutdown_background();
-    Ok(Selection { connection, namespace, plan, letters: kept, counts, unreadable })
+    let topics = cluster.topics;
+    Ok(Selection { connection, namespace, plan, topics, letters: kept, counts, unreadable })
 }
 
 fn filter(wanted: &Wanted<'_>) -> Filter {
@@ -238,6 +241,7 @@ impl Scanner<'_> {
 /// The record that failed, as far as its dead letter keeps it: its schema is that of the topic it came from.
 pub fn source(letter: &Letter, record: &InRecord) -> InRecord {
     let mut source = record.clone();
+    source.timestamp_ms = dead_letters::own_time(record);
     if let Some((topic, partition, offset)) = &letter.origin {
         source.topic = topic.as_str().into();
         (source.partition, source.offset) = (*partition, *offset);
