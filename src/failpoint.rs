@@ -57,11 +57,13 @@ pub enum Rule {
     EpochCas,
     /// The projector tries again what Postgres did not take.
     WritesUntilDone,
+    /// While rebuilt rows take the place of a KPI's old ones, no projector writes.
+    SwapHoldsProjector,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::OffsetsInTransaction,
         Self::RecycleProducer,
         Self::CommitOutcomeIsRead,
@@ -81,6 +83,7 @@ impl Rule {
         Self::PositionCas,
         Self::EpochCas,
         Self::WritesUntilDone,
+        Self::SwapHoldsProjector,
     ];
 
     /// Its name in the environment.
@@ -105,6 +108,7 @@ impl Rule {
             Self::PositionCas => "position_cas",
             Self::EpochCas => "epoch_cas",
             Self::WritesUntilDone => "writes_until_done",
+            Self::SwapHoldsProjector => "swap_holds_projector",
         }
     }
 

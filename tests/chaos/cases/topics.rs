@@ -1,6 +1,6 @@
 //! Records nobody expects, transactions of others, and logs that have lost their begin.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use millrace::failpoint::Rule;
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -8,6 +8,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use serde_json::Value;
 
 use super::{CASE, Case, Mutation};
 use crate::events::Maker;
@@ -146,11 +147,57 @@ fn reset_partition_0(ground: &mut Ground<'_>, begin: i64) -> anyhow::Result<()> 
     ground.until("the offsets can be reset", PATIENCE, |_| consumer.commit(&list, CommitMode::Sync).is_ok())
 }
 
+/// A rebuild takes no longer, on a slow machine too.
+const REBUILD_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Rebuilds the KPI while events go on coming in. With `kill`, it is killed so long after it was begun. One that ends
+/// must find what the projector has folded.
+fn rebuild(ground: &mut Ground<'_>, name: &str, kill: Option<Duration>) -> anyhow::Result<()> {
+    let words = ["kpi", "rebuild", "revenue", "--yes", "--output", "json"];
+    let mut running = ground.millrace.start(name, &words);
+    let begun = Instant::now();
+    while running.ended().is_none() {
+        if kill.is_some_and(|kill| begun.elapsed() >= kill) {
+            running.kill();
+            return Ok(());
+        }
+        ground.demand(begun.elapsed() < REBUILD_PATIENCE, || format!("{name} does not end"))?;
+        ground.generator.send(5)?;
+        ground.wait(Duration::from_millis(20));
+    }
+    let log = running.log_text();
+    let json = log.find("{\n").map(|at| serde_json::Deserializer::from_str(&log[at..]).into_iter::<Value>());
+    let report = json.and_then(|mut values| values.next()).and_then(Result::ok).unwrap_or_default();
+    ground.demand(report["swapped"] == true, || format!("{name} did not take place: {log}"))?;
+    let kpi = &report["kpis"][0];
+    let is_same = ["rows_changed", "rows_gone", "rows_new"].iter().all(|rows| kpi[rows] == 0);
+    ground.demand(is_same, || format!("{name} found other rows than the projector's: {kpi}"))?;
+    ground.notes.push(format!("{name}: {} facts, {} rows", report["facts"], kpi["rows_same"]));
+    Ok(())
+}
+
 pub const REBUILD: Case = Case {
     number: 25,
     name: "kpi-rebuild",
-    what: "a KPI is rebuilt while its facts come in, and dead letters are replayed twice",
+    what: "a KPI is rebuilt again and again while its facts come in; some rebuilds are killed, and a projector with one",
     workloads: &[Workload::Kpi],
-    obstacle: || Some("the rebuild of a KPI under load is not played yet".to_owned()),
+    play: |ground| {
+        let rounds = ground.rounds(6);
+        for round in 0..rounds {
+            ground.backlog(rounds)?;
+            let kill = ground.between_ms(100, 2_000);
+            rebuild(ground, &format!("killed-{round}"), Some(kill))?;
+            if round % 2 == 1 {
+                ground.fleet.get("project-0").kill();
+            }
+            rebuild(ground, &format!("rebuild-{round}"), None)?;
+            if round % 2 == 1 {
+                ground.fleet.get("project-0").start();
+            }
+        }
+        // What the last swap may have hurt, a further one would find.
+        rebuild(ground, "rebuild-last", None)
+    },
+    mutations: &[Mutation { off: &[Rule::SwapHoldsProjector], on: Workload::Kpi }],
     ..CASE
 };
