@@ -1,11 +1,15 @@
 //! Webhooks into Kafka: `millrace ingest` as a child process under signed requests.
 
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rdkafka::message::Message as _;
 
 use crate::events;
 use crate::http::{self, Load, Times};
+use crate::job::Job;
 use crate::measure;
 use crate::outcome::{self, Seen};
 use crate::program::{Program, Project, free_port};
@@ -15,6 +19,7 @@ use crate::topics::Topics;
 
 /// One request of this many is not counted: connections are opened, code and caches are cold.
 const WARM_UP_SHARE: u64 = 20;
+const READY_MAX: Duration = Duration::from_secs(10);
 pub const CONNECTIONS: u64 = 64;
 
 /// A run of the endpoint.
@@ -25,6 +30,15 @@ pub struct IngestJob {
     /// `None`: as many as are answered.
     pub per_s: Option<u64>,
     pub partitions: i32,
+    pub endpoint: Endpoint,
+}
+
+/// Who answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Endpoint {
+    Millrace,
+    /// The yardstick.
+    Bare,
 }
 
 /// The source connector, into `topic`.
@@ -37,13 +51,32 @@ pub fn connector(project: &Project, topic: &str) -> Outcome<()> {
 }
 
 /// Starts the endpoint of `project`, which answers when this returns.
-pub fn endpoint(project: &Project, namespace: &str, kafka: &str) -> Outcome<(Program, std::net::SocketAddr)> {
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], free_port()?));
+pub fn endpoint(project: &Project, namespace: &str, kafka: &str) -> Outcome<(Program, SocketAddr)> {
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
     let listen = address.to_string();
     let words = ["ingest", "--namespace", namespace, "--kafka", kafka, "--listen", &listen];
     let mut program = Program::start(project, &words, &[("BENCH_SECRET", http::SECRET)])?;
     let ready = program.ready();
     program.explained(ready)?;
+    Ok((program, address))
+}
+
+fn bare(project: &Project, job: &IngestJob, topic: &str) -> Outcome<(Program, SocketAddr)> {
+    let port = free_port()?;
+    let settings = Job { output: topic.to_owned(), linger_ms: 1, port, ..Job::new(&job.kafka, "bare") };
+    let this = std::env::current_exe().map_err(|e| e.to_string())?;
+    let mut command = Command::new(this);
+    command.arg("--child").args(settings.arguments());
+    let mut program = Program::foreign(project, command)?;
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let asked = Instant::now();
+    while TcpStream::connect(address).is_err() {
+        program.expect_alive()?;
+        if asked.elapsed() > READY_MAX {
+            return Err(format!("nobody listens at {address}"));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
     Ok((program, address))
 }
 
@@ -54,7 +87,10 @@ pub fn run(job: &IngestJob, topics: &Topics, unique: &str) -> Outcome<Figures> {
     project.topic(&topic, job.partitions)?;
     connector(&project, &topic)?;
     project.run(&["apply", "--yes", "--namespace", &namespace, "--kafka", &job.kafka])?;
-    let (endpoint, address) = endpoint(&project, &namespace, &job.kafka)?;
+    let (endpoint, address) = match job.endpoint {
+        Endpoint::Millrace => endpoint(&project, &namespace, &job.kafka)?,
+        Endpoint::Bare => bare(&project, job, &topic)?,
+    };
     let times = Arc::new(Times::new(job.requests));
     let load = Load { address, connections: CONNECTIONS, requests: job.requests, per_s: job.per_s };
     let before_s = endpoint.cpu_s()?;
@@ -62,7 +98,10 @@ pub fn run(job: &IngestJob, topics: &Topics, unique: &str) -> Outcome<Figures> {
     endpoint.explained(sent)?;
     let (cpu_s, librdkafka_s) = (endpoint.cpu_s()? - before_s, endpoint.librdkafka_cpu_s());
     let rss_mib = endpoint.rss_mib();
-    endpoint.stop()?;
+    match job.endpoint {
+        Endpoint::Millrace => endpoint.stop()?,
+        Endpoint::Bare => endpoint.end()?,
+    }
     let first = job.requests / WARM_UP_SHARE;
     let (begin, end) = (times.due_ns(first), (0..job.requests).map(|seq| times.answered_ns(seq)).max());
     let wall_s = end.unwrap_or(begin).saturating_sub(begin) as f64 / 1e9;

@@ -28,6 +28,8 @@ pub struct Job {
     /// Delivery reports: `callback`, `events` or `errors`.
     pub reports: String,
     pub transactional: bool,
+    /// Where a server listens.
+    pub port: u16,
 }
 
 impl Job {
@@ -49,6 +51,7 @@ impl Job {
             offsets_first: false,
             reports: "errors".to_owned(),
             transactional: false,
+            port: 0,
         }
     }
 
@@ -82,6 +85,7 @@ impl Job {
             "abort_every" => self.abort_every = number(value)?,
             "offsets_first" => self.offsets_first = value == "true",
             "reports" => self.reports = value.to_owned(),
+            "port" => self.port = number(value)?,
             "transactional" => self.transactional = value == "true",
             _ => return Err(format!("unknown setting `{key}`")),
         }
@@ -106,6 +110,7 @@ impl Job {
             offsets_first,
             reports,
             transactional,
+            port,
         } = self;
         vec![
             format!("kafka={kafka}"),
@@ -124,6 +129,7 @@ impl Job {
             format!("offsets_first={offsets_first}"),
             format!("reports={reports}"),
             format!("transactional={transactional}"),
+            format!("port={port}"),
         ]
     }
 

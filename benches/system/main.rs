@@ -8,6 +8,7 @@
 //! reported, with the ratio to the section's first run of the same round. What the figures decided is
 //! in `benches/README.md`.
 
+mod bare;
 mod calls;
 mod copy;
 mod destination;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
 /// One run; prints its figures as one line.
 fn child(job: &Job) -> Result<(), String> {
     let (spent, steps) = match job.variant.as_str() {
+        "bare" => return bare::serve(job),
         "transactions" => transactions::run(job)?,
         _ => (copy::run(job)?, transactions::Steps::default()),
     };

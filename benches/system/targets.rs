@@ -3,7 +3,7 @@
 use crate::calls::CallsJob;
 use crate::destination::Answers;
 use crate::events::Shape;
-use crate::ingest::IngestJob;
+use crate::ingest::{Endpoint, IngestJob};
 use crate::job::Job;
 use crate::path::PathJob;
 use crate::peers::{self, Peer};
@@ -156,9 +156,17 @@ fn dead_sink(kafka: &str) -> Planned {
 }
 
 fn ingest(kafka: &str, events: u64) -> Vec<Planned> {
-    let job = IngestJob { kafka: kafka.to_owned(), requests: events / 5, per_s: None, partitions: 12 };
+    let job = IngestJob {
+        kafka: kafka.to_owned(),
+        requests: events / 5,
+        per_s: None,
+        partitions: 12,
+        endpoint: Endpoint::Bare,
+    };
+    let bare = planned("bare endpoint, 64 connections", Kind::Ingest(job.clone()));
+    let job = IngestJob { endpoint: Endpoint::Millrace, ..job };
     let steady = IngestJob { requests: STEADY_S * STEADY_PER_S, per_s: Some(STEADY_PER_S), ..job.clone() };
-    vec![planned(plan::SATURATED, Kind::Ingest(job)), planned(plan::STEADY, Kind::Ingest(steady))]
+    vec![bare, planned(plan::SATURATED, Kind::Ingest(job)), planned(plan::STEADY, Kind::Ingest(steady))]
 }
 
 fn project(servers: &Servers, events: u64) -> Vec<Planned> {

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use chrono::Utc;
 use http_body_util::BodyExt as _;
+use hyper::body::Incoming as Body;
 use tokio::time::{Instant, timeout_at};
 
 use crate::connectors::request::{Refusal, Unverified};
@@ -162,7 +162,12 @@ impl Rejection {
 
 /// The answer when all events of a request are in Kafka.
 pub fn accepted(events: usize) -> Response {
-    axum::Json(serde_json::json!({"accepted": events})).into_response()
+    const JSON: HeaderValue = HeaderValue::from_static("application/json");
+    let body = match events {
+        1 => Bytes::from_static(b"{\"accepted\":1}"),
+        events => Bytes::from(format!("{{\"accepted\":{events}}}")),
+    };
+    ([(header::CONTENT_TYPE, JSON)], body).into_response()
 }
 
 /// A request whose head was read.

@@ -10,12 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
-use axum::routing::any;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -25,18 +22,19 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt as _;
 
 use crate::connectors::source::Source;
 use crate::ingest::accept::{self, Entrance, Landed, Rejection};
 use crate::ingest::limits::{BodyBudget, Gate, IngestSettings};
 use crate::kafka::producer::{Delivered, Producer};
-use crate::telemetry::{self, names};
+use crate::telemetry::{self, Counter, Histogram, names};
 
 /// After an error of `accept` (too many open files, mostly).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Label of requests that name no connector of ours; their own words would be labels without end.
 const UNKNOWN: &str = "unknown";
+/// What stands before a connector's name in the address.
+const HOOKS: &str = "/hooks/";
 
 /// What the endpoint is made of.
 pub struct Endpoint {
@@ -87,8 +85,30 @@ pub enum ServeError {
     Unflushed(usize),
 }
 
+/// A source, and what is counted of it, looked up once.
+struct Door {
+    name: String,
+    entrance: Entrance,
+    events: Counter,
+    accepted: Counter,
+    duration: Histogram,
+}
+
+impl Door {
+    fn new(name: String, source: Source) -> Self {
+        let gate = Gate::new(source.limits());
+        Self {
+            events: telemetry::counter(names::INGEST_EVENTS, &[&name]),
+            accepted: telemetry::counter(names::INGEST_REQUESTS, &[&name, StatusCode::OK.as_str()]),
+            duration: telemetry::histogram(names::INGEST_DURATION, &[&name]),
+            entrance: Entrance { source, gate },
+            name,
+        }
+    }
+}
+
 struct Shared {
-    entrances: HashMap<String, Entrance>,
+    doors: HashMap<String, Door>,
     budget: BodyBudget,
     producer: Producer,
     events: Option<mpsc::Sender<Answered>>,
@@ -105,24 +125,21 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     let Endpoint { settings, sources, producer, events } = endpoint;
-    let mut entrances = HashMap::new();
+    let mut doors = HashMap::new();
     for (name, source) in sources {
-        let gate = Gate::new(source.limits());
-        if entrances.insert(name.clone(), Entrance { source, gate }).is_some() {
+        if doors.insert(name.clone(), Door::new(name.clone(), source)).is_some() {
             return Err(ServeError::DuplicateSource(name));
         }
     }
     let budget = BodyBudget::new(settings.body_bytes_in_flight_max);
     let body_read_timeout = settings.body_read_timeout;
-    let shared =
-        Arc::new(Shared { entrances, budget, producer: producer.clone(), events, body_read_timeout });
-    let router = Router::new().route("/hooks/{connector}", any(hook)).fallback(nowhere).with_state(shared);
+    let shared = Arc::new(Shared { doors, budget, producer: producer.clone(), events, body_read_timeout });
     let settings = Arc::new(settings);
     let cut = CancellationToken::new();
     let connections = TaskTracker::new();
     let open = Arc::new(AtomicU32::new(0));
     accept_connections(&settings, listener, &shutdown, |stream, permit| {
-        let connection = connection(stream, router.clone(), Arc::clone(&settings), shutdown.clone());
+        let connection = connection(stream, Arc::clone(&shared), Arc::clone(&settings), shutdown.clone());
         let (cut, open) = (cut.clone(), Arc::clone(&open));
         connections.spawn(async move {
             let _permit = permit;
@@ -186,7 +203,7 @@ async fn accept_connections(
 /// One connection, until it closes, is too old, or the role stops.
 async fn connection(
     stream: TcpStream,
-    router: Router,
+    shared: Arc<Shared>,
     settings: Arc<IngestSettings>,
     shutdown: CancellationToken,
 ) {
@@ -195,9 +212,9 @@ async fn connection(
     let requests = AtomicU32::new(0);
     let service = service_fn(|request: hyper::Request<Incoming>| {
         let is_last = requests.fetch_add(1, Ordering::Relaxed) + 1 >= settings.requests_per_connection_max;
-        let answer = router.clone().oneshot(request.map(Body::new));
+        let shared = &shared;
         async move {
-            let mut response = answer.await.unwrap_or_else(|never: Infallible| match never {});
+            let mut response = answer(shared, request).await;
             if is_last {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
@@ -234,41 +251,50 @@ where
     connection.await
 }
 
-async fn nowhere() -> Response {
+fn nowhere() -> Response {
     observe(UNKNOWN, StatusCode::NOT_FOUND, Duration::ZERO);
     Rejection::UnknownConnector.answer(false)
 }
 
-async fn hook(State(shared): State<Arc<Shared>>, Path(name): Path<String>, request: Request) -> Response {
+async fn answer(shared: &Shared, request: hyper::Request<Incoming>) -> Response {
     let started = Instant::now();
-    let Some(entrance) = shared.entrances.get(&name) else { return nowhere().await };
-    let Shared { entrances: _, budget, producer, events, body_read_timeout } = &*shared;
+    let name = request.uri().path().strip_prefix(HOOKS);
+    let Some(door) = name.and_then(|name| shared.doors.get(name)) else { return nowhere() };
+    let Shared { doors: _, budget, producer, events, body_read_timeout } = shared;
     let (parts, body) = request.into_parts();
     let request = accept::Incoming { parts, body, started, body_by: started + *body_read_timeout };
-    let result = accept::take(entrance, budget, producer, request).await;
-    let (response, answered) = match result {
+    match accept::take(&door.entrance, budget, producer, request).await {
         Ok(landed) => {
-            telemetry::count(names::INGEST_EVENTS, &[&name], landed.len() as u64);
-            tracing::debug!(connector = name, events = landed.len(), "accepted");
-            (accept::accepted(landed.len()), stored(&name, &entrance.source, landed))
+            let count = landed.len();
+            tracing::debug!(connector = door.name, events = count, "accepted");
+            door.events.add(count as u64);
+            door.accepted.add(1);
+            door.duration.record(started.elapsed());
+            if let Some(events) = events {
+                tell(events, stored(&door.name, &door.entrance.source, landed));
+            }
+            accept::accepted(count)
         }
         Err(rejection) => {
-            log(&name, &rejection);
-            let response = rejection.answer(entrance.source.wants_basic());
-            let status = response.status().as_u16();
-            let answered =
-                Answered { connector: name.clone(), status, reason: rejection.code(), event: None };
-            (response, vec![answered])
-        }
-    };
-    observe(&name, response.status(), started.elapsed());
-    if let Some(events) = events {
-        for answered in answered {
-            // A slow reader loses lines, never an event.
-            let _ = events.try_send(answered);
+            log(&door.name, &rejection);
+            let response = rejection.answer(door.entrance.source.wants_basic());
+            let status = response.status();
+            observe(&door.name, status, started.elapsed());
+            if let Some(events) = events {
+                let connector = door.name.clone();
+                let reason = rejection.code();
+                tell(events, vec![Answered { connector, status: status.as_u16(), reason, event: None }]);
+            }
+            response
         }
     }
-    response
+}
+
+/// A slow reader loses lines, never an event.
+fn tell(events: &mpsc::Sender<Answered>, all: Vec<Answered>) {
+    for answered in all {
+        let _ = events.try_send(answered);
+    }
 }
 
 fn stored(connector: &str, source: &Source, landed: Vec<Landed>) -> Vec<Answered> {
