@@ -32,7 +32,7 @@ pub fn run(job: &CallsJob, topics: &Topics, unique: &str) -> Outcome<Figures> {
     let shape = Shape { keys: job.keys, ..Shape::default() };
     let input = topics.input(job.partitions, job.events, shape, InputHeaders::CloudEvents)?;
     let destination = Destination::start(job.answers)?;
-    let project = project(job, &input, &destination.url)?;
+    let project = project(job, (&namespace, &input), &destination.url)?;
     let names = ["--namespace", &namespace, "--kafka", &job.kafka];
     project.run(&[&["apply", "--yes"], &names[..]].concat())?;
     let mut worker =
@@ -61,7 +61,7 @@ pub fn all_done(
     let started = Instant::now();
     let asking = member(&job.kafka, group)?;
     while (destination.answered() as u64) < job.events
-        || committed(&asking, input, job.partitions)? < job.events
+        || !committed(&asking, input, job.partitions).is_ok_and(|done| done >= job.events)
     {
         worker.expect_alive()?;
         if started.elapsed() > PATIENCE {
@@ -95,7 +95,7 @@ fn dead(worker: &mut Program) -> Outcome<Figures> {
     Ok(Figures::new(&[("rss", worker.rss_mib()), ("threads", worker.threads() as f64)]))
 }
 
-fn project(job: &CallsJob, input: &str, url: &str) -> Outcome<Project> {
+fn project(job: &CallsJob, (namespace, input): (&str, &str), url: &str) -> Outcome<Project> {
     let project = Project::new()?;
     project.topic(input, job.partitions)?;
     let CallsJob { concurrency, .. } = job;
@@ -105,10 +105,10 @@ fn project(job: &CallsJob, input: &str, url: &str) -> Outcome<Project> {
     );
     project.file("connectors/taker.yaml", &connector)?;
     let pipeline = format!(
-        "description: What the benchmark measures\ninput:\n  topics: [{input}]\nordering: key\n\
+        "description: What the benchmark measures\ninput:\n  topics: [{input}]\ngroup: calls\nordering: key\n\
          concurrency: {concurrency}\nstages:\n  - id: call\n    http: {{connector: taker, call: take, path_params: \
          {{customer: .data.object.customer, seq: .seq}}}}\n"
     );
-    project.file("pipelines/calls.yaml", &pipeline)?;
+    project.file(&format!("pipelines/{namespace}.yaml"), &pipeline)?;
     Ok(project)
 }

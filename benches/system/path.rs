@@ -88,7 +88,7 @@ fn project(job: &PathJob, namespace: &str, topic: &str) -> Outcome<Project> {
          .currency = upcase(string!(.data.object.currency))\n  - id: store\n    emit: {{topic: {output}, key: .customer}}\n",
         job.delivery
     );
-    project.file("pipelines/bench.yaml", &text)?;
+    project.file(&format!("pipelines/{namespace}.yaml"), &text)?;
     Ok(project)
 }
 

@@ -244,7 +244,7 @@ fn project(namespace: &str) -> Outcome<Project> {
         "description: States the facts that the benchmark writes\ninput:\n  topics: [{input}]\nstages:\n  - id: count\n    \
          kpi: {{fact: payment, value: .amount, time: .paid_at, dimensions: {{currency: .currency}}}}\n"
     );
-    project.file("pipelines/bench.yaml", &pipeline)?;
+    project.file(&format!("pipelines/{namespace}.yaml"), &pipeline)?;
     let kpi = "fact: payment\naggregate: sum\nwindows: [1m, 1h, 1d]\ndimensions: [currency]\n\
                time_zone: Europe/Madrid\nlateness: 2d\n";
     project.file("kpis/revenue.yaml", kpi)?;

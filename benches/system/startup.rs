@@ -19,7 +19,7 @@ pub fn run(kafka: &str, topics: &Topics, unique: &str) -> Outcome<Figures> {
         "description: What the benchmark measures\ninput:\n  topics: [{input}]\nstages:\n  - id: live\n    \
          filter: .livemode == true\n  - id: store\n    emit: {{topic: {output}}}\n"
     );
-    project.file("pipelines/bench.yaml", &pipeline)?;
+    project.file(&format!("pipelines/{namespace}.yaml"), &pipeline)?;
     let names = ["--namespace", &namespace, "--kafka", kafka];
     project.run(&[&["apply", "--yes"], &names[..]].concat())?;
     let words = [&["worker", "--instance", "bench"], &names[..]].concat();
