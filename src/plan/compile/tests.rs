@@ -2,7 +2,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::config::project;
-use crate::ledger::Namespace;
+use crate::ledger::{Namespace, Results};
 use crate::plan::Plan;
 use crate::plan::compile::compile;
 use crate::plan::pipeline::{Delivery, TypePattern};
@@ -210,4 +210,52 @@ fn concurrency_is_bounded_and_held_against_the_destination() {
     );
     let errors = check_with("concurrency: 10001\n").map(at_work).expect_err("too many");
     assert_eq!(errors, ["out-of-range pipelines/a.yaml:2:14: 10001 is out of range"]);
+}
+
+fn compiled(head: &str, stages: &str) -> Result<Plan, Vec<String>> {
+    let text = format!("input: {{topics: [in]}}\n{head}stages:\n{stages}");
+    let avro = r#"{"type": "record", "name": "a", "fields": [{"name": "id", "type": "string"}]}"#;
+    let files = [
+        ("topics/in.yaml", TOPIC),
+        ("topics/out.yaml", TOPIC),
+        ("topics/written.yaml", "partitions: 6\nvalue: {format: avro, schema: schemas/a.avsc}\n"),
+        ("schemas/a.avsc", avro),
+        ("pipelines/a.yaml", text.as_str()),
+    ];
+    check(&files).map(|(plan, _)| plan)
+}
+
+#[test]
+fn results_of_failures_only_are_asked_for_in_words() {
+    let stages = "  - emit: {topic: out}\n";
+    for (head, wanted) in
+        [("", Results::All), ("results: all\n", Results::All), ("results: failures\n", Results::Failures)]
+    {
+        let plan = compiled(head, stages).expect("no errors");
+        assert_eq!(plan.pipelines[0].results, wanted, "{head}");
+    }
+    let messages = compiled("results: none\n", stages).expect_err("no such word");
+    assert!(messages[0].contains("`none` is not one of all, failures"), "{messages:?}");
+}
+
+#[test]
+fn a_value_is_decoded_in_part_where_that_is_enough() {
+    let is_part = |stages: &str| {
+        let plan = compiled("", stages).unwrap_or_else(|messages| panic!("{messages:?}"));
+        plan.pipelines[0].projection.is_some()
+    };
+    for (stages, wanted) in [
+        ("  - filter: .a == 1\n  - map: .b = .c.d\n  - emit: {topic: out, key: .b}\n", true),
+        ("  - emit: {topic: out, key: .id}\n", true),
+        // Nobody looks at the value.
+        ("  - emit: {topic: out}\n", false),
+        ("  - map: del(.a)\n  - emit: {topic: out, key: .id}\n", false),
+        ("  - emit: {topic: written, key: .id}\n", false),
+        // All of it is needed of the events that pass only, or of a new value.
+        ("  - filter: .a == 1\n  - map: del(.a)\n  - emit: {topic: out}\n", true),
+        ("  - map: '. = {\"id\": .id}'\n  - emit: {topic: written}\n", true),
+        ("  - for_each: {in: .items, stages: [{map: del(.a)}]}\n", true),
+    ] {
+        assert_eq!(is_part(stages), wanted, "{stages}");
+    }
 }
