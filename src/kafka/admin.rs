@@ -16,6 +16,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::kafka::settings::Connection;
+use crate::kafka::tail;
 use crate::position::{NextOffset, Partition};
 
 const ASK_TIMEOUT: Duration = Duration::from_secs(15);
@@ -390,8 +391,7 @@ fn positions(
         .elements()
         .iter()
         .map(|element| {
-            let (begin, end) = consumer
-                .fetch_watermarks(element.topic(), element.partition(), ASK_TIMEOUT)
+            let (begin, end) = tail::watermarks(&consumer, element.topic(), element.partition())
                 .map_err(ask("read the ends of the partitions"))?;
             let committed = match element.offset() {
                 Offset::Offset(next) => Some(NextOffset(next)),

@@ -92,6 +92,23 @@ fn has_no_leader_yet(error: &KafkaError) -> bool {
     )
 }
 
+/// The oldest offset of a partition that is kept, and its end, asked again while the partition has no leader yet.
+pub(super) fn watermarks<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    partition: i32,
+) -> Result<(i64, i64), KafkaError> {
+    let deadline = Instant::now() + ASK_TIMEOUT;
+    loop {
+        match consumer.fetch_watermarks(topic, partition, ASK_TIMEOUT) {
+            Err(error) if has_no_leader_yet(&error) && Instant::now() < deadline => {
+                std::thread::sleep(LEADER_PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
 /// The oldest offset of a partition that is kept, and its end. Blocks for up to seconds.
 ///
 /// # Errors
@@ -100,7 +117,7 @@ pub fn range(connection: &Connection, partition: &Partition) -> Result<(NextOffs
     let Partition { topic, number } = partition;
     let read = |source| TailError::Read { topic: topic.to_string(), source };
     let consumer = reader(&settings::plain_reader(connection), topic)?;
-    let (low, high) = consumer.fetch_watermarks(topic, *number, ASK_TIMEOUT).map_err(read)?;
+    let (low, high) = watermarks(&consumer, topic, *number).map_err(read)?;
     Ok((NextOffset(low), NextOffset(high)))
 }
 
@@ -132,7 +149,7 @@ fn ranges_of(consumer: &BaseConsumer<Quiet>, topic: &str) -> Result<BTreeMap<i32
     let found = found.filter(|found| !found.partitions().is_empty());
     let found = found.ok_or_else(|| TailError::NoTopic(topic.to_owned()))?;
     let range = |number| {
-        let range = consumer.fetch_watermarks(topic, number, ASK_TIMEOUT).map_err(read)?;
+        let range = watermarks(&consumer, topic, number).map_err(read)?;
         Ok((number, range))
     };
     found.partitions().iter().map(|partition| range(partition.id())).collect()
@@ -317,4 +334,23 @@ pub fn wait_until_decided(connection: &Connection, topic: &str, patience: Durati
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+    use super::*;
+
+    #[test]
+    fn a_partition_without_a_leader_is_asked_again() {
+        let cluster = MockCluster::new(1).expect("a mock cluster");
+        cluster.create_topic("young", 1, 1).expect("a topic");
+        let no_leader = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION;
+        cluster.request_errors(RDKafkaApiKey::ListOffsets, &[no_leader; 2]);
+        let connection = Connection::plain(cluster.bootstrap_servers(), "test");
+        let found = range(&connection, &Partition::new("young", 0)).expect("it is found");
+        assert_eq!(found, (NextOffset(0), NextOffset(0)));
+    }
 }
