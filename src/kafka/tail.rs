@@ -149,7 +149,7 @@ fn ranges_of(consumer: &BaseConsumer<Quiet>, topic: &str) -> Result<BTreeMap<i32
     let found = found.filter(|found| !found.partitions().is_empty());
     let found = found.ok_or_else(|| TailError::NoTopic(topic.to_owned()))?;
     let range = |number| {
-        let range = watermarks(&consumer, topic, number).map_err(read)?;
+        let range = watermarks(consumer, topic, number).map_err(read)?;
         Ok((number, range))
     };
     found.partitions().iter().map(|partition| range(partition.id())).collect()
