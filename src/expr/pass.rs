@@ -55,6 +55,29 @@ impl Pass<'_> {
         (self.peek()? == byte).then(|| self.at += 1)
     }
 
+    /// Goes past the brace or bracket that opens here; false when `close` follows, which it goes past too.
+    fn begins(&mut self, close: u8) -> Option<bool> {
+        self.at += 1;
+        self.skip_space();
+        let is_empty = self.peek()? == close;
+        self.at += usize::from(is_empty);
+        Some(!is_empty)
+    }
+
+    /// Goes past what follows a member: true at a comma, false at `close`.
+    fn goes_on(&mut self, close: u8) -> Option<bool> {
+        self.skip_space();
+        let byte = self.peek()?;
+        if byte != b',' && byte != close {
+            return None;
+        }
+        self.at += 1;
+        if byte == b',' {
+            self.skip_space();
+        }
+        Some(byte == b',')
+    }
+
     /// The object of `node`, which begins here.
     fn object(
         &mut self,
@@ -63,10 +86,10 @@ impl Pass<'_> {
         depth: usize,
         found: &mut Object,
     ) -> Option<()> {
-        self.take(b'{')?;
-        self.skip_space();
-        if self.peek()? == b'}' {
-            self.at += 1;
+        if self.peek()? != b'{' {
+            return None;
+        }
+        if !self.begins(b'}')? {
             return Some(());
         }
         if node == 0 {
@@ -96,17 +119,8 @@ impl Pass<'_> {
                     }
                 }
             }
-            self.skip_space();
-            match self.peek()? {
-                b',' => {
-                    self.at += 1;
-                    self.skip_space();
-                }
-                b'}' => {
-                    self.at += 1;
-                    return Some(());
-                }
-                _ => return None,
+            if !self.goes_on(b'}')? {
+                return Some(());
             }
         }
     }
@@ -246,13 +260,10 @@ impl Pass<'_> {
     }
 
     fn skip_object(&mut self, depth: usize) -> Option<()> {
-        self.at += 1;
-        self.skip_space();
         if depth > DEPTH_MAX {
             return None;
         }
-        if self.peek()? == b'}' {
-            self.at += 1;
+        if !self.begins(b'}')? {
             return Some(());
         }
         loop {
@@ -261,44 +272,23 @@ impl Pass<'_> {
             self.take(b':')?;
             self.skip_space();
             self.skip_value(depth + 1)?;
-            self.skip_space();
-            match self.peek()? {
-                b',' => {
-                    self.at += 1;
-                    self.skip_space();
-                }
-                b'}' => {
-                    self.at += 1;
-                    return Some(());
-                }
-                _ => return None,
+            if !self.goes_on(b'}')? {
+                return Some(());
             }
         }
     }
 
     fn skip_list(&mut self, depth: usize) -> Option<()> {
-        self.at += 1;
-        self.skip_space();
         if depth > DEPTH_MAX {
             return None;
         }
-        if self.peek()? == b']' {
-            self.at += 1;
+        if !self.begins(b']')? {
             return Some(());
         }
         loop {
             self.skip_value(depth + 1)?;
-            self.skip_space();
-            match self.peek()? {
-                b',' => {
-                    self.at += 1;
-                    self.skip_space();
-                }
-                b']' => {
-                    self.at += 1;
-                    return Some(());
-                }
-                _ => return None,
+            if !self.goes_on(b']')? {
+                return Some(());
             }
         }
     }
