@@ -57,13 +57,15 @@ pub enum Rule {
     EpochCas,
     /// The projector tries again what Postgres did not take.
     WritesUntilDone,
+    /// A record counts as written when the broker said where it stands. Off: when librdkafka infers that it is.
+    AcknowledgedHasOffset,
     /// While rebuilt rows take the place of a KPI's old ones, no projector writes.
     SwapHoldsProjector,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::OffsetsInTransaction,
         Self::RecycleProducer,
         Self::CommitOutcomeIsRead,
@@ -83,6 +85,7 @@ impl Rule {
         Self::PositionCas,
         Self::EpochCas,
         Self::WritesUntilDone,
+        Self::AcknowledgedHasOffset,
         Self::SwapHoldsProjector,
     ];
 
@@ -108,6 +111,7 @@ impl Rule {
             Self::PositionCas => "position_cas",
             Self::EpochCas => "epoch_cas",
             Self::WritesUntilDone => "writes_until_done",
+            Self::AcknowledgedHasOffset => "acknowledged_has_offset",
             Self::SwapHoldsProjector => "swap_holds_projector",
         }
     }

@@ -7,8 +7,6 @@
 
 use std::time::Instant;
 
-use rdkafka::producer::Producer as _;
-
 use crate::failpoint::Place;
 use crate::kafka::beacon::Beacon;
 use crate::kafka::outgoing::Outgoing;

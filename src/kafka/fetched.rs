@@ -28,8 +28,16 @@ impl<'m> Fetched<'m> {
         NonNull::new(message.ptr()).map(|message| Self { message, _lent: PhantomData })
     }
 
+    /// A record that librdkafka lends out, or an error.
+    ///
+    /// # Safety
+    /// It must live for `'m`.
+    pub unsafe fn lent(message: NonNull<sys::rd_kafka_message_t>) -> Self {
+        Self { message, _lent: PhantomData }
+    }
+
     fn message(&self) -> &sys::rd_kafka_message_t {
-        // SAFETY: not null, and alive for 'm by the two ways in which a value is made.
+        // SAFETY: not null, and alive for 'm by the ways in which a value is made.
         unsafe { self.message.as_ref() }
     }
 

@@ -14,6 +14,7 @@ pub mod offsets;
 mod outgoing;
 pub mod partitioner;
 pub mod producer;
+mod raw_producer;
 pub mod reader;
 pub mod scan;
 mod suspicion;

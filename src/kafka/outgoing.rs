@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientConfig;
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Message};
-use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 
-use crate::kafka::native::{self, TopicHandle};
+use crate::failpoint::{Rule, keeps};
+use crate::kafka::fetched::Fetched;
 use crate::kafka::partitioner::partition_of;
+use crate::kafka::raw_producer::{RawProducer, TopicHandle};
 use crate::kafka::suspicion::{self, Counters};
 use crate::record::OutRecord;
 
@@ -54,6 +54,9 @@ pub enum SendError {
         /// librdkafka's code.
         code: RDKafkaErrorCode,
     },
+    /// librdkafka takes records as written because later ones were, which is no proof. They may be missing.
+    #[error("{0} records were acknowledged without an offset and may be missing")]
+    Unproven(u64),
     /// Records were neither delivered nor reported as failed in time.
     #[error("records were not delivered within {0:?}")]
     TimedOut(Duration),
@@ -66,7 +69,7 @@ impl SendError {
             Self::Refused { code, .. } | Self::Undelivered { code, .. } => {
                 matches!(code, RDKafkaErrorCode::MessageSizeTooLarge)
             }
-            Self::Topic { .. } | Self::TimedOut(_) => false,
+            Self::Topic { .. } | Self::Unproven(_) | Self::TimedOut(_) => false,
         }
     }
 }
@@ -97,16 +100,13 @@ impl ClientContext for Reports {
     }
 }
 
-impl ProducerContext for Reports {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, report: &DeliveryResult<'_>, (): ()) {
-        let Err((error, message)) = report else { return };
+impl Reports {
+    fn failed(&self, report: &Fetched<'_>) {
         let failed = SendError::Undelivered {
-            topic: message.topic().to_owned(),
-            partition: message.partition(),
-            bytes: message.payload_len(),
-            code: error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown),
+            topic: report.topic().to_owned(),
+            partition: report.partition(),
+            bytes: report.value().map_or(0, <[u8]>::len),
+            code: report.error().unwrap_or(RDKafkaErrorCode::Unknown),
         };
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failed);
     }
@@ -123,7 +123,9 @@ struct Topic {
 pub(crate) struct Outgoing {
     // Before the producer: handles must be dropped first.
     topics: Vec<Topic>,
-    producer: BaseProducer<Reports>,
+    producer: RawProducer<Reports>,
+    /// Unproven records of sends that failed because of them.
+    unproven: u64,
     delivery_timeout: Duration,
     /// Partition of records without a key, modulo the topic's number of partitions; another for each batch.
     keyless: i32,
@@ -132,12 +134,12 @@ pub(crate) struct Outgoing {
 impl Outgoing {
     /// Starts a producer.
     pub(crate) fn new(config: &ClientConfig, delivery_timeout: Duration) -> Result<Self, KafkaError> {
-        let producer = config.create_with_context(Reports::default())?;
-        Ok(Self { topics: Vec::new(), producer, delivery_timeout, keyless: 0 })
+        let producer = RawProducer::start(config, Reports::default())?;
+        Ok(Self { topics: Vec::new(), producer, unproven: 0, delivery_timeout, keyless: 0 })
     }
 
     /// The producer, for transactional calls.
-    pub(crate) fn producer(&self) -> &BaseProducer<Reports> {
+    pub(crate) fn producer(&self) -> &RawProducer<Reports> {
         &self.producer
     }
 
@@ -149,7 +151,7 @@ impl Outgoing {
     }
 
     fn send(&mut self, record: &OutRecord) -> Result<(), SendError> {
-        let Self { topics, producer, delivery_timeout, keyless } = self;
+        let Self { topics, producer, unproven: _, delivery_timeout, keyless } = self;
         // They are few, and names that are equal are mostly the same.
         let at = match topics.iter().position(|topic| topic.name == record.topic) {
             Some(at) => at,
@@ -166,13 +168,12 @@ impl Outgoing {
         };
         let mut full_since = None;
         loop {
-            match native::produce(producer, &topic.handle, partition, record) {
+            match producer.produce(&topic.handle, partition, record) {
                 Ok(()) => return Ok(()),
                 Err(RDKafkaErrorCode::QueueFull)
                     if full_since.get_or_insert_with(Instant::now).elapsed() < *delivery_timeout =>
                 {
-                    // A poll that waits spins through its last millisecond.
-                    producer.poll(Duration::ZERO);
+                    producer.serve(|report| producer.context().failed(report));
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 Err(code) => {
@@ -187,7 +188,7 @@ impl Outgoing {
     pub(crate) fn flush(&mut self) -> Result<(), SendError> {
         let limit = self.delivery_timeout * 2;
         let begun = Instant::now();
-        while !native::flush(&self.producer, Duration::from_millis(100)) {
+        while !self.producer.flush(Duration::from_millis(100)) {
             // Reports of failed records are counted as waiting until they are served.
             self.serve();
             if begun.elapsed() > limit {
@@ -195,15 +196,20 @@ impl Outgoing {
             }
         }
         self.serve();
-        match self.take_failure() {
-            Some(failure) => Err(failure),
-            None => Ok(()),
+        if let Some(failure) = self.take_failure() {
+            return Err(failure);
         }
+        let missing =
+            self.producer.unproven() - std::mem::replace(&mut self.unproven, self.producer.unproven());
+        if missing > 0 && keeps(Rule::AcknowledgedHasOffset) {
+            return Err(SendError::Unproven(missing));
+        }
+        Ok(())
     }
 
     /// Serves what librdkafka wants to tell, without waiting.
     pub(crate) fn serve(&self) {
-        self.producer.poll(Duration::ZERO);
+        self.producer.serve(|report| self.producer.context().failed(report));
     }
 
     /// How many signs of requests sent twice there were so far, as far as they are served.
@@ -223,7 +229,7 @@ impl Outgoing {
     }
 }
 
-fn look_up(producer: &BaseProducer<Reports>, name: &Arc<str>) -> Result<Topic, SendError> {
+fn look_up(producer: &RawProducer<Reports>, name: &Arc<str>) -> Result<Topic, SendError> {
     let failed = |source| SendError::Topic { topic: Arc::clone(name), source };
     let metadata = producer.client().fetch_metadata(Some(name), ASK_TIMEOUT).map_err(failed)?;
     let found = metadata.topics().iter().find(|topic| topic.name() == &**name);

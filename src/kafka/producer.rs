@@ -15,6 +15,7 @@ use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use tokio::sync::oneshot;
 
+use crate::failpoint::{Rule, keeps};
 use crate::kafka::settings::ProducerSettings;
 use crate::record::OutRecord;
 
@@ -49,6 +50,13 @@ pub enum ProduceError {
         /// librdkafka's code.
         code: RDKafkaErrorCode,
     },
+    /// librdkafka takes the record as written because a later one was, which is no proof
+    /// (`watch` in `kafka/raw_producer.rs`). It may stand in the topic or not.
+    #[error("topic `{topic}` has not said where the record stands")]
+    Unproven {
+        /// Topic.
+        topic: Arc<str>,
+    },
     /// Not acknowledged within the producer's delivery time, or given up. The record may stand in the topic all the
     /// same.
     #[error("not delivered to topic `{topic}`: {code:?}")]
@@ -81,8 +89,11 @@ struct Shared {
 pub struct Receipt {
     topic: Arc<str>,
     bytes: usize,
-    answer: oneshot::Receiver<Result<Delivered, RDKafkaErrorCode>>,
+    answer: oneshot::Receiver<Answer>,
 }
+
+/// Where the record stands, or nothing when librdkafka has not been told, or why it is not there.
+type Answer = Result<Option<Delivered>, RDKafkaErrorCode>;
 
 /// Hands delivery reports to those who wait, and notes fatal errors.
 #[derive(Default)]
@@ -100,11 +111,15 @@ impl ClientContext for Reports {
 }
 
 impl ProducerContext for Reports {
-    type DeliveryOpaque = Box<oneshot::Sender<Result<Delivered, RDKafkaErrorCode>>>;
+    type DeliveryOpaque = Box<oneshot::Sender<Answer>>;
 
     fn delivery(&self, report: &DeliveryResult<'_>, answer: Self::DeliveryOpaque) {
         let result = match report {
-            Ok(message) => Ok(Delivered { partition: message.partition(), offset: message.offset() }),
+            Ok(message) => {
+                let (partition, offset) = (message.partition(), message.offset());
+                let is_proven = offset >= 0 || !keeps(Rule::AcknowledgedHasOffset);
+                Ok(is_proven.then_some(Delivered { partition, offset }))
+            }
             Err((error, _)) => Err(code_of(error)),
         };
         // Nobody may wait any more: the request's deadline has passed.
@@ -213,7 +228,8 @@ impl Receipt {
     pub async fn delivered(self) -> Result<Delivered, ProduceError> {
         let Self { topic, bytes, answer } = self;
         match answer.await {
-            Ok(Ok(delivered)) => Ok(delivered),
+            Ok(Ok(Some(delivered))) => Ok(delivered),
+            Ok(Ok(None)) => Err(ProduceError::Unproven { topic }),
             Ok(Err(code)) => Err(refused(code, &topic, bytes)),
             // The producer went away before it reported.
             Err(_) => Err(ProduceError::Undelivered { topic, code: RDKafkaErrorCode::PurgeQueue }),
@@ -332,6 +348,26 @@ mod tests {
             attempts += 1;
             assert!(attempts < 5, "the producer finds the broker again");
         }
+    }
+
+    /// The broker refuses the first request and takes the second, which is on its way behind it: librdkafka believes the
+    /// first to be written, as the second could not have been taken otherwise.
+    #[tokio::test]
+    async fn a_record_counts_only_when_the_broker_said_where_it_stands() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 1, 1).unwrap();
+        let producer = producer(&cluster.bootstrap_servers(), 10_000);
+        assert!(producer.send(record("t", b"0")).await.is_ok());
+        cluster.broker_round_trip_time(1, Duration::from_millis(300)).unwrap();
+        cluster.request_errors(
+            rdkafka::types::RDKafkaApiKey::Produce,
+            &[rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION],
+        );
+        let refused = producer.enqueue(&record("t", b"1")).unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let taken = producer.enqueue(&record("t", b"2")).unwrap();
+        assert_eq!(taken.delivered().await, Ok(Delivered { partition: 0, offset: 1 }));
+        assert_eq!(refused.delivered().await, Err(ProduceError::Unproven { topic: Arc::from("t") }));
     }
 
     #[tokio::test]

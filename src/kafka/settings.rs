@@ -265,9 +265,7 @@ impl TransactionSettings {
             // librdkafka refuses a longer one; two thirds leave room for a second try within the transaction.
             .set("socket.timeout.ms", (self.timeout * 2 / 3).as_millis().min(10_000).to_string())
             // Tells of requests that may have been sent twice (`kafka/suspicion.rs`).
-            .set("statistics.interval.ms", "500")
-            // The commit reports records that failed; a report for each that did not is wasted work.
-            .set("delivery.report.only.error", "true");
+            .set("statistics.interval.ms", "500");
         config
     }
 

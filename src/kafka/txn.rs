@@ -14,14 +14,13 @@
 use std::time::{Duration, Instant};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::Producer;
-use rdkafka::util::Timeout;
 
 use crate::failpoint::{self, Place, Rule, dies, keeps};
 use crate::kafka::beacon::Beacon;
-use crate::kafka::native::{self, Membership, TransactionError};
+use crate::kafka::native::Membership;
 use crate::kafka::offsets::{self, Commit};
 use crate::kafka::outgoing::{Outgoing, SendError};
+use crate::kafka::raw_producer::TransactionError;
 use crate::kafka::settings::{ProducerSettings, TransactionSettings};
 use crate::record::OutRecord;
 
@@ -198,9 +197,7 @@ impl Transactor {
         die_at(Place::AfterSend, || outgoing.flush());
         // The records are on their way meanwhile.
         let list = offsets::commit_list(offsets).map_err(TxnError::Start)?;
-        calls.repeat_native("send offsets", || {
-            native::send_offsets(outgoing.producer(), &list, membership, CALL_TIMEOUT)
-        })?;
+        calls.repeat("send offsets", || outgoing.producer().send_offsets(&list, membership, CALL_TIMEOUT))?;
         die_at(Place::AfterSendOffsets, || outgoing.flush());
         outgoing.flush().map_err(TxnError::Send)?;
         die_in_commit();
@@ -233,10 +230,10 @@ pub(super) fn die_in_commit() {
 /// Other time limits than "never" leave librdkafka's idea of the transaction apart from the broker's.
 pub(super) fn commit(calls: &Calls<'_>, outgoing: &Outgoing) -> Result<(), TxnError> {
     if keeps(Rule::CommitOutcomeIsRead) {
-        return calls.repeat("commit", || outgoing.producer().commit_transaction(Timeout::Never));
+        return calls.repeat("commit", || outgoing.producer().commit_transaction(None));
     }
-    let call = |error| TxnError::Call { id: calls.id.to_owned(), step: "commit", source: described(error) };
-    outgoing.producer().commit_transaction(CALL_PAUSE * 20).map_err(call)
+    let call = |error| TxnError::Call { id: calls.id.to_owned(), step: "commit", source: error };
+    outgoing.producer().commit_transaction(Some(CALL_PAUSE * 20)).map_err(call)
 }
 
 /// A producer whose `init_transactions` succeeded.
@@ -281,14 +278,6 @@ impl Calls<'_> {
     pub(super) fn repeat(
         &self,
         step: &'static str,
-        mut call: impl FnMut() -> Result<(), KafkaError>,
-    ) -> Result<(), TxnError> {
-        self.repeat_native(step, || call().map_err(described))
-    }
-
-    fn repeat_native(
-        &self,
-        step: &'static str,
         mut call: impl FnMut() -> Result<(), TransactionError>,
     ) -> Result<(), TxnError> {
         let mut attempt = 1;
@@ -305,34 +294,6 @@ impl Calls<'_> {
                 Err(source) => return Err(TxnError::Call { id: self.id.to_owned(), step, source }),
             }
         }
-    }
-}
-
-fn described(error: KafkaError) -> TransactionError {
-    let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-    match &error {
-        KafkaError::Transaction(inner) => TransactionError {
-            code,
-            message: inner.string(),
-            is_retriable: inner.is_retriable(),
-            requires_abort: inner.txn_requires_abort(),
-            is_fatal: inner.is_fatal(),
-        },
-        // The wrapper flushes before it commits; that it timed out says nothing about the transaction.
-        KafkaError::Flush(_) => TransactionError {
-            code,
-            message: error.to_string(),
-            is_retriable: true,
-            requires_abort: false,
-            is_fatal: false,
-        },
-        _ => TransactionError {
-            code,
-            message: error.to_string(),
-            is_retriable: false,
-            requires_abort: true,
-            is_fatal: false,
-        },
     }
 }
 
@@ -356,8 +317,7 @@ impl PlainSender {
         let mut outgoing = match self.outgoing.take() {
             Some(outgoing) => outgoing,
             None => {
-                let mut config = self.settings.to_client_config();
-                config.set("delivery.report.only.error", "true");
+                let config = self.settings.to_client_config();
                 Outgoing::new(&config, self.settings.delivery_timeout).map_err(TxnError::Start)?
             }
         };

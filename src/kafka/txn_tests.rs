@@ -159,18 +159,24 @@ fn a_slow_commit_replaces_its_producer() {
 }
 
 #[test]
-fn a_flush_that_timed_out_is_no_failed_transaction() {
-    let error = described(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
-    assert!(error.is_retriable && !error.requires_abort && !error.is_fatal);
+fn a_call_that_may_be_made_again_is() {
+    let away = TransactionError {
+        code: RDKafkaErrorCode::OperationTimedOut,
+        message: String::from("no answer"),
+        is_retriable: true,
+        requires_abort: false,
+        is_fatal: false,
+    };
     let calls = Calls { id: "tx", beacon: &Beacon::default() };
     let mut attempts = 0;
-    calls
-        .repeat("commit", || {
-            attempts += 1;
-            if attempts < 3 { Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)) } else { Ok(()) }
-        })
-        .expect("the third attempt succeeds");
+    let third_time = || {
+        attempts += 1;
+        if attempts < 3 { Err(away.clone()) } else { Ok(()) }
+    };
+    calls.repeat("commit", third_time).expect("the third attempt succeeds");
     assert_eq!(attempts, 3);
+    let refused = calls.repeat("commit", || Err(TransactionError { is_retriable: false, ..away.clone() }));
+    assert!(matches!(refused, Err(TxnError::Call { step: "commit", .. })), "{refused:?}");
 }
 
 #[test]

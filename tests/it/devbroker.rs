@@ -2,6 +2,7 @@
 //!
 //! What is asserted in `same` runs on whichever broker the scenarios run on; the other files start one of their own.
 
+mod acks;
 mod clients;
 mod faults;
 mod foreign;

@@ -44,6 +44,37 @@ impl Scenario {
             .expect("the table is there")
     }
 
+    /// Where events were last seen, for the message of a test that fails.
+    async fn found(&self) -> String {
+        let kafka = servers::kafka();
+        let in_topic = |name: &str| readback::read_all(&kafka, &format!("{}.{name}", self.name));
+        let events = in_topic("events");
+        let results = in_topic("executions");
+        let executions: HashSet<(i32, i64)> = sqlx::query("select partition, \"offset\" from executions")
+            .fetch_all(&self.database.pool)
+            .await
+            .expect("the table is there")
+            .iter()
+            .map(|row| (row.get(0), row.get(1)))
+            .collect();
+        let missing: Vec<_> = events
+            .iter()
+            .map(|event| (event.partition, event.offset))
+            .filter(|place| !executions.contains(place))
+            .collect();
+        let positions: Vec<(String, i32, i64, i64)> = sqlx::query_as(
+            "select topic, partition, next_offset, epoch from projector_positions order by 1, 2",
+        )
+        .fetch_all(&self.database.pool)
+        .await
+        .expect("the table is there");
+        format!(
+            "{} events and {} results in Kafka; without an execution: {missing:?}; positions: {positions:?}",
+            events.len(),
+            results.len()
+        )
+    }
+
     /// Waits until `wanted` executions are in Postgres; every role must stay alive meanwhile.
     async fn until_executions(&self, wanted: usize, roles: &mut [&mut Running]) {
         let deadline = Instant::now() + PATIENCE;
@@ -55,8 +86,11 @@ impl Scenario {
             for role in roles.iter_mut() {
                 role.assert_alive();
             }
-            let logs: Vec<String> = roles.iter().map(|role| role.log_text()).collect();
-            assert!(Instant::now() < deadline, "{count} of {wanted} executions\n{}", logs.join("\n---\n"));
+            if Instant::now() >= deadline {
+                let logs: Vec<String> = roles.iter().map(|role| role.log_text()).collect();
+                let found = self.found().await;
+                panic!("{count} of {wanted} executions; {found}\n{}", logs.join("\n---\n"));
+            }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
