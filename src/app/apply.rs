@@ -10,6 +10,7 @@ use crate::app::reach;
 use crate::app::servers::Servers;
 use crate::kafka::admin::{Admin, Wanted};
 use crate::kafka::settings::Connection;
+use crate::kafka::tail;
 use crate::plan::Plan;
 use crate::plan::topics::{Role, TopicSpec};
 use crate::postgres::{migrate, pool};
@@ -21,8 +22,8 @@ use crate::schema::registry::{Registry, Standing};
 use crate::secrets::Secret;
 use crate::stages::context::ValueFormat;
 
-/// How long Kafka may take to show a topic that it has just created.
-const SETTLE_MAX: std::time::Duration = std::time::Duration::from_secs(10);
+/// How long Kafka may take until topics that it has just created can be written.
+const SETTLE_MAX: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Servers that are to be brought in line; those that are not named are left out.
 #[derive(Clone, Debug, Default)]
@@ -264,18 +265,18 @@ async fn change_topics(
             admin.set(&topic.wanted.name, &values).await?;
         }
     }
-    settle(&admin, topics).await
+    settle(&admin, connection, topics).await
 }
 
-/// Brokers learn of new topics one after the other; who comes next should find them.
-async fn settle(admin: &Admin, topics: &[TopicChange]) -> anyhow::Result<()> {
+/// Brokers learn of new topics one after the other, and leaders that they are; who comes next should find both.
+async fn settle(admin: &Admin, connection: &Connection, topics: &[TopicChange]) -> anyhow::Result<()> {
     let wait = async {
         loop {
             let cluster = admin.cluster().await?;
             let is_there = |topic: &TopicChange| {
                 cluster.topics.get(&topic.wanted.name).is_some_and(|is| *is >= topic.wanted.partitions)
             };
-            if topics.iter().all(is_there) {
+            if topics.iter().all(is_there) && are_led(connection, topics).await? {
                 return Ok(());
             }
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
@@ -283,6 +284,20 @@ async fn settle(admin: &Admin, topics: &[TopicChange]) -> anyhow::Result<()> {
     };
     match tokio::time::timeout(SETTLE_MAX, wait).await {
         Ok(settled) => settled,
-        Err(_) => anyhow::bail!("Kafka has not shown the new topics within {} s", SETTLE_MAX.as_secs()),
+        Err(_) => anyhow::bail!(
+            "Kafka has not made the new topics ready within {} s; look at its log, then run `millrace apply` again",
+            SETTLE_MAX.as_secs()
+        ),
     }
+}
+
+async fn are_led(connection: &Connection, topics: &[TopicChange]) -> anyhow::Result<bool> {
+    let connection = connection.clone();
+    let names: Vec<(String, i32)> =
+        topics.iter().map(|topic| (topic.wanted.name.to_string(), topic.wanted.partitions)).collect();
+    let ask = move || {
+        let names: Vec<(&str, i32)> = names.iter().map(|(name, count)| (name.as_str(), *count)).collect();
+        tail::are_led(&connection, &names)
+    };
+    Ok(tokio::task::spawn_blocking(ask).await??)
 }

@@ -21,6 +21,34 @@ const RECORDS_MAX: usize = 500;
 /// Pause before a topic that was just made is asked for its ends again.
 const LEADER_PAUSE: Duration = Duration::from_millis(100);
 
+/// Whether every partition of `topics` (name and partitions) has a leader that answers. Right after a topic was made, a
+/// broker may be named as leader that does not know of it yet. Blocks; one request for each broker.
+///
+/// # Errors
+/// When Kafka does not answer, or refuses.
+pub fn are_led(connection: &Connection, topics: &[(&str, i32)]) -> Result<bool, TailError> {
+    let Some((first, _)) = topics.first() else { return Ok(true) };
+    let read = |source| TailError::Read { topic: (*first).to_owned(), source };
+    let mut list = TopicPartitionList::new();
+    for (topic, partitions) in topics {
+        for partition in 0..*partitions {
+            list.add_partition_offset(topic, partition, Offset::End).map_err(read)?;
+        }
+    }
+    let consumer = reader(&settings::plain_reader(connection), first)?;
+    let ends = match consumer.offsets_for_times(list, ASK_TIMEOUT) {
+        Err(error) if has_no_leader_yet(&error) => return Ok(false),
+        ends => ends.map_err(read)?,
+    };
+    for end in ends.elements() {
+        match end.error() {
+            Err(error) if has_no_leader_yet(&error) => return Ok(false),
+            answer => answer.map_err(read)?,
+        }
+    }
+    Ok(true)
+}
+
 /// Where to begin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Begin {
@@ -88,6 +116,7 @@ fn has_no_leader_yet(error: &KafkaError) -> bool {
             RDKafkaErrorCode::NotLeaderForPartition
                 | RDKafkaErrorCode::LeaderNotAvailable
                 | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownPartition
         )
     )
 }

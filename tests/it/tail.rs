@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use millrace::kafka::settings::Connection;
-use millrace::kafka::tail::{Begin, End, Tail};
+use millrace::kafka::tail::{self, Begin, End, Tail};
 
 use crate::support::servers;
 
@@ -23,4 +23,25 @@ async fn a_topic_that_was_just_made_can_be_read() {
         });
         assert_eq!(read.await.expect("no panic"), 0);
     }
+}
+
+#[tokio::test]
+async fn whether_new_partitions_have_leaders_is_told() {
+    let topic = servers::unique("led");
+    let connection = Connection::plain(servers::kafka(), "tail-test");
+    let ask = {
+        let topic = topic.clone();
+        move || tail::are_led(&connection, &[(&topic, 12)]).expect("Kafka answers")
+    };
+    let missing = ask.clone();
+    assert!(!tokio::task::spawn_blocking(missing).await.expect("no panic"), "there is no such topic");
+    servers::create_topics(&[(&topic, 12)]).await;
+    let led = move || {
+        let begun = std::time::Instant::now();
+        while !ask() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "leaders are found");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    tokio::task::spawn_blocking(led).await.expect("leaders are found");
 }
