@@ -32,9 +32,9 @@ use crate::plan::pipeline::Pipeline;
 use crate::record::InRecord;
 use crate::schema::error::SchemaError;
 use crate::schema::value::SharedSchema;
-use crate::stages::Stage;
 use crate::stages::context::{Next, Origin, Outputs, StageCx};
 use crate::stages::services::Services;
+use crate::stages::{Applied, Stage};
 
 /// Shortest wait for a retry that the budget has no room for.
 const BUDGET_WAIT_MIN: Duration = Duration::from_secs(1);
@@ -329,11 +329,10 @@ impl<'r> Run<'r> {
         // What waits on purpose is not watched.
         let is_watched = stage.waits() && !matches!(stage, Stage::RateLimit(_));
         let _attempt = is_watched.then(|| watchdog::begin(&self.origin, &step.id));
-        let done = match unpanicked(|| stage.apply_now(&mut cx)) {
-            Ok(Some(done)) => done,
-            Ok(None) => {
-                let mut apply = Box::pin(stage.apply(&mut cx));
-                let poll = |cx: &mut std::task::Context<'_>| match unpanicked(|| apply.as_mut().poll(cx)) {
+        let done = match unpanicked(|| stage.apply(&mut cx)) {
+            Ok(Applied::Now(done)) => done,
+            Ok(Applied::Later(mut work)) => {
+                let poll = |cx: &mut std::task::Context<'_>| match unpanicked(|| work.as_mut().poll(cx)) {
                     Ok(poll) => poll,
                     Err(fault) => Poll::Ready(Err(fault)),
                 };

@@ -16,7 +16,7 @@ use crate::record::InRecord;
 use crate::stages::context::{CompileCx, Declared, Next, Origin, Outputs, StageCx};
 use crate::stages::scripted_rows::RowScript;
 use crate::stages::services::{HttpService, Services};
-use crate::stages::{Stage, StageConfig};
+use crate::stages::{Applied, Stage, StageConfig};
 use crate::yaml::fields;
 use crate::yaml::lint::{Lints, SourceFile};
 use crate::yaml::node::{Node, parse};
@@ -103,7 +103,10 @@ impl Bench {
             outputs: &mut Outputs::default(),
             services: &self.services,
         };
-        let next = stage.apply(&mut cx).await?;
+        let next = match stage.apply(&mut cx) {
+            Applied::Now(done) => done?,
+            Applied::Later(work) => work.await?,
+        };
         let mut types = Types::default();
         types.add_stage("tell");
         let mut lints = Lints::default();

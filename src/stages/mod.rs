@@ -22,6 +22,8 @@ pub mod services;
 pub mod sql;
 pub mod validate;
 
+use std::pin::Pin;
+
 use crate::expr::program::Program;
 use crate::fault::Fault;
 use crate::stages::context::{CompileCx, Next, StageCx};
@@ -179,36 +181,27 @@ impl Stage {
         }
     }
 
-    /// Does it once, if it never waits; `None` of one that may.
-    ///
-    /// # Errors
-    /// As the stage says; nothing is added to the outputs then.
-    pub fn apply_now(&self, cx: &mut StageCx<'_, '_>) -> Option<Result<Next, Fault>> {
+    /// Does it once; one that waits gives a future that does. Only those are boxed, so that the run of a record that never
+    /// waits stays small. After a fault nothing is added to the outputs.
+    pub fn apply<'s>(&'s self, cx: &'s mut StageCx<'_, '_>) -> Applied<'s> {
         match self {
-            Self::Filter(filter) => Some(filter.apply(cx)),
-            Self::Map(map) => Some(map.apply(cx)),
-            Self::Validate(validate) => Some(validate.apply(cx)),
-            Self::Emit(emit) => Some(emit.apply(cx)),
-            Self::Kpi(kpi) => Some(kpi.apply(cx)),
-            Self::RateLimit(_) | Self::Dedupe(_) | Self::Http(_) | Self::Sql(_) => None,
+            Self::Filter(filter) => Applied::Now(filter.apply(cx)),
+            Self::Map(map) => Applied::Now(map.apply(cx)),
+            Self::Validate(validate) => Applied::Now(validate.apply(cx)),
+            Self::Emit(emit) => Applied::Now(emit.apply(cx)),
+            Self::Kpi(kpi) => Applied::Now(kpi.apply(cx)),
+            Self::RateLimit(rate_limit) => Applied::Later(Box::pin(rate_limit.apply(cx))),
+            Self::Dedupe(dedupe) => Applied::Later(Box::pin(dedupe.apply(cx))),
+            Self::Http(http) => Applied::Later(Box::pin(http.apply(cx))),
+            Self::Sql(sql) => Applied::Later(Box::pin(sql.apply(cx))),
         }
     }
+}
 
-    /// Does it once. Waiting stages are boxed, so that the run of a record that never waits stays small.
-    ///
-    /// # Errors
-    /// As [`Self::apply_now`].
-    pub async fn apply(&self, cx: &mut StageCx<'_, '_>) -> Result<Next, Fault> {
-        match self {
-            Self::Filter(filter) => filter.apply(cx),
-            Self::Map(map) => map.apply(cx),
-            Self::Validate(validate) => validate.apply(cx),
-            Self::RateLimit(rate_limit) => Box::pin(rate_limit.apply(cx)).await,
-            Self::Dedupe(dedupe) => Box::pin(dedupe.apply(cx)).await,
-            Self::Http(http) => Box::pin(http.apply(cx)).await,
-            Self::Sql(sql) => Box::pin(sql.apply(cx)).await,
-            Self::Emit(emit) => emit.apply(cx),
-            Self::Kpi(kpi) => kpi.apply(cx),
-        }
-    }
+/// What applying a stage comes to.
+pub enum Applied<'s> {
+    /// It is done, or has failed.
+    Now(Result<Next, Fault>),
+    /// It waits for something outside the process.
+    Later(Pin<Box<dyn Future<Output = Result<Next, Fault>> + Send + 's>>),
 }
