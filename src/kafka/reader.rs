@@ -28,6 +28,9 @@ const FULL_WAIT: Duration = Duration::from_millis(10);
 /// How often ends of partitions are noted.
 const ENDS_EVERY: Duration = Duration::from_secs(1);
 
+/// Before a broker that did not answer is asked again; polling goes on meanwhile.
+const ASK_PAUSE: Duration = Duration::from_millis(250);
+
 /// Bytes of a record beside key, value and headers.
 const RECORD_BYTES: usize = 64;
 
@@ -147,6 +150,7 @@ impl Reader {
             intents: VecDeque::new(),
             restarts: Vec::new(),
             pending: None,
+            ask_at: Instant::now(),
         };
         let thread = std::thread::spawn(move || {
             if let Err(error) = poller.run() {
@@ -193,6 +197,8 @@ struct Poller {
     intents: VecDeque<Intent>,
     restarts: Vec<Begin>,
     pending: Option<Pending>,
+    /// When the broker may be asked again.
+    ask_at: Instant,
 }
 
 /// Whether to go on.
@@ -272,8 +278,11 @@ impl Poller {
         }
     }
 
-    /// Reads again what was asked for. A broker that does not answer is asked again in the next round.
+    /// Reads again what was asked for. A broker that does not answer is asked again a little later.
     fn restart(&mut self) {
+        if Instant::now() < self.ask_at {
+            return;
+        }
         for begin in std::mem::take(&mut self.restarts) {
             let Some(outlet) = self.lanes.get_mut(&begin.partition) else { continue };
             match self.consumer.seek(&[(begin.partition.clone(), From::Offset(begin.next))]) {
@@ -283,6 +292,7 @@ impl Poller {
                 }
                 Err(error) => {
                     tracing::warn!(error = crate::telemetry::logs::chain(&error), "reading again waits");
+                    self.ask_at = Instant::now() + ASK_PAUSE;
                     self.restarts.push(begin);
                 }
             }
@@ -317,12 +327,17 @@ impl Poller {
     fn follow(&mut self) -> Result<Next, ConsumerError> {
         let (event, pending) = match self.intents.pop_front() {
             None => return Ok(Next::Poll),
+            Some(intent @ Intent::Assign(_)) if Instant::now() < self.ask_at => {
+                self.intents.push_front(intent);
+                return Ok(Next::Poll);
+            }
             Some(Intent::Assign(partitions)) => {
                 let offered = match self.offered(&partitions) {
                     Ok(offered) => offered,
                     Err(error) => {
                         // The broker that leads one of them is away; the group has patience.
                         tracing::warn!(error = crate::telemetry::logs::chain(&error), "assignment waits");
+                        self.ask_at = Instant::now() + ASK_PAUSE;
                         self.intents.push_front(Intent::Assign(partitions));
                         return Ok(Next::Poll);
                     }
