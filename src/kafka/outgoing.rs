@@ -18,6 +18,8 @@ use crate::record::OutRecord;
 
 /// How long the question after a topic's partitions may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Before leaders that are none yet are asked again.
+const ASK_PAUSE: Duration = Duration::from_millis(50);
 /// Partitions may be added to a topic; after this long they are counted again.
 const PARTITIONS_VALID: Duration = Duration::from_secs(300);
 
@@ -238,6 +240,13 @@ fn look_up(producer: &RawProducer<Reports>, name: &Arc<str>) -> Result<Topic, Se
     let partitions = i32::try_from(found.partitions().len()).unwrap_or(i32::MAX);
     if partitions == 0 {
         return Err(missing());
+    }
+    let begun = Instant::now();
+    while let Err(error) = producer.ask_leaders(name, partitions, ASK_TIMEOUT) {
+        if begun.elapsed() > ASK_TIMEOUT {
+            return Err(failed(error));
+        }
+        std::thread::sleep(ASK_PAUSE);
     }
     let handle = TopicHandle::new(producer, name).ok_or_else(missing)?;
     Ok(Topic { name: Arc::clone(name), handle, partitions, counted_at: Instant::now() })

@@ -13,7 +13,7 @@ use rdkafka::bindings as sys;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{IsError, KafkaError, RDKafkaErrorCode};
-use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::{RDKafkaRespErr, RDKafkaType};
 
 use crate::kafka::fetched::Fetched;
@@ -208,6 +208,24 @@ impl<C: ClientContext> RawProducer<C> {
     pub fn flush(&self, timeout: Duration) -> bool {
         // SAFETY: the client is alive.
         !unsafe { sys::rd_kafka_flush(self.client.native_ptr(), milliseconds(timeout)) }.is_error()
+    }
+
+    /// Asks the leaders of all `partitions` of `topic` for their ends; blocks up to `timeout`. Right after a topic was made, a
+    /// broker may be named as leader that does not know of it yet: it would refuse the first records and take the next
+    /// (see [`watch`]).
+    pub fn ask_leaders(&self, topic: &str, partitions: i32, timeout: Duration) -> Result<(), KafkaError> {
+        let mut list = TopicPartitionList::with_capacity(usize::try_from(partitions).unwrap_or(0));
+        for partition in 0..partitions {
+            list.add_partition_offset(topic, partition, Offset::End)?;
+        }
+        // SAFETY: client and list are alive during the call.
+        let answer = unsafe {
+            sys::rd_kafka_offsets_for_times(self.client.native_ptr(), list.ptr(), milliseconds(timeout))
+        };
+        if answer.is_error() {
+            return Err(KafkaError::MetadataFetch(answer.into()));
+        }
+        list.elements().iter().try_for_each(|element| element.error())
     }
 
     /// Gives one record to the queue; copies its bytes. Does not block.
