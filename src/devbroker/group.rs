@@ -249,8 +249,7 @@ impl Group {
 
     /// Asks for the member's assignment; the leader brings all of them.
     pub fn sync(&mut self, ask: &SyncGroupRequest, now: Instant) -> Later<SyncGroupResponse> {
-        self.check((&ask.member_id, ask.group_instance_id.as_deref(), ask.generation_id), now)?;
-        self.goes_on()?;
+        self.heartbeat((&ask.member_id, ask.group_instance_id.as_deref(), ask.generation_id), now)?;
         let (waiting, later) = oneshot::channel();
         let member = self.members.get_mut(&*ask.member_id).ok_or(UnknownMemberId)?;
         (member.synced, member.sync) = (true, Some(waiting));

@@ -125,10 +125,8 @@ impl State {
             let protocol_type = group.protocol_type.clone().into();
             made!(ListedGroup { group_id: StrBytes::from(id.clone()).into(), protocol_type })
         };
-        made!(ListGroupsResponse {
-            error_code: code(&self.allow()),
-            groups: self.groups.iter().map(one).collect()
-        })
+        let groups = self.groups.iter().map(one).collect();
+        made!(ListGroupsResponse { error_code: code(&self.allow()), groups })
     }
 }
 

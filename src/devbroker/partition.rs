@@ -1,7 +1,7 @@
 //! One partition: batches in memory, its producers' sequences, its open and aborted transactions.
 //!
 //! Batches of format 2 stay opaque: compressed or not, they are kept as they came. Only the base offset and the leader
-//! epoch are written by a broker, and neither is under the checksum.
+//! epoch are written by a broker, and neither is under the checksum; where a topic wants the broker's time, that too.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Weak};
@@ -19,6 +19,7 @@ const PRODUCERS_MAX: usize = 10_000;
 const HEADER_BYTES: usize = 61;
 const TRANSACTIONAL: i16 = 0x10;
 const CONTROL: i16 = 0x20;
+const LOG_APPEND_TIME: u8 = 0x08;
 /// Times that ask for the ends of the log.
 const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;
@@ -69,8 +70,9 @@ impl Partition {
         self.open.values().min().copied().unwrap_or(self.end)
     }
 
-    /// Appends a checked batch and gives its base offset: that of the first time when the producer repeats it.
-    pub fn append(&mut self, header: &Header, bytes: &[u8]) -> Answer<i64> {
+    /// Appends a checked batch, with the broker's time in place of its producer's if there is one, and gives its base
+    /// offset: that of the first time when the producer repeats it.
+    pub fn append(&mut self, header: &Header, bytes: &[u8], log_time: Option<i64>) -> Answer<i64> {
         if header.producer >= 0 {
             if let Some(base) = self.check_sequence(header)? {
                 return Ok(base);
@@ -81,15 +83,15 @@ impl Partition {
         if header.is_transactional {
             self.open.entry(header.producer).or_insert(base);
         }
-        let next = base + i64::from(header.last_delta) + 1;
-        self.push(Stored { base, next, max_time: header.max_time, bytes: placed(bytes, base) });
+        let max_time = log_time.unwrap_or(header.max_time);
+        self.push(i64::from(header.last_delta) + 1, max_time, placed(bytes, base, log_time));
         Ok(base)
     }
 
-    fn push(&mut self, stored: Stored) {
-        self.end = stored.next;
-        self.bytes += stored.bytes.len();
-        self.batches.push_back(stored);
+    fn push(&mut self, records: i64, max_time: i64, bytes: Bytes) {
+        self.bytes += bytes.len();
+        self.batches.push_back(Stored { base: self.end, next: self.end + records, max_time, bytes });
+        self.end += records;
         self.waiting.drain(..).filter_map(|one| one.upgrade()).for_each(|one| one.notify_one());
     }
 
@@ -98,22 +100,20 @@ impl Partition {
         // A producer that is not known may begin anywhere: its records may have been deleted.
         let Some(producer) = self.producers.get(&header.producer) else { return Ok(None) };
         ensure(header.epoch >= producer.epoch, InvalidProducerEpoch)?;
-        let is_new = header.epoch > producer.epoch;
+        let mut recent = producer.recent.iter().filter(|_| header.epoch == producer.epoch);
+        let expected = recent.clone().next_back().map_or(0, |&(_, last, _)| advance(last, 1));
         let last = advance(header.sequence, header.last_delta);
-        let same = |&&(first, end, _): &&(i32, i32, i64)| (first, end) == (header.sequence, last);
-        if let Some(&(_, _, base)) = producer.recent.iter().find(same).filter(|_| !is_new) {
+        if let Some(&(.., base)) = recent.find(|&&(first, end, _)| (first, end) == (header.sequence, last)) {
             return Ok(Some(base));
         }
-        let newest = producer.recent.back().filter(|_| !is_new);
-        let expected = newest.map_or(0, |&(_, last, _)| advance(last, 1));
         ensure(header.sequence == expected, OutOfOrderSequenceNumber)?;
         Ok(None)
     }
 
     fn remember(&mut self, header: &Header) {
-        let base = self.end;
         let producer = self.producer(header.producer, header.epoch);
-        producer.recent.push_back((header.sequence, advance(header.sequence, header.last_delta), base));
+        let last = advance(header.sequence, header.last_delta);
+        producer.recent.push_back((header.sequence, last, producer.wrote));
         if producer.recent.len() > BATCHES_REMEMBERED {
             producer.recent.pop_front();
         }
@@ -140,8 +140,7 @@ impl Partition {
         let aborted = self.open.remove(&producer).filter(|_| !commit);
         self.aborted.extend(aborted.map(|first| Aborted { producer, first, last: base }));
         self.producer(producer, epoch);
-        let bytes = marker(base, (producer, epoch), commit, millis);
-        self.push(Stored { base, next: base + 1, max_time: millis, bytes });
+        self.push(1, millis, marker(base, (producer, epoch), commit, millis));
     }
 
     /// Deletes the oldest batches until at most `bytes_max` are kept, the newest batch in any case; gives how many
@@ -264,44 +263,51 @@ impl Header {
 }
 
 /// A copy of a checked batch at its place in the log: what its producer wrote as base offset means nothing.
-fn placed(bytes: &[u8], base: i64) -> Bytes {
-    let mut copy = BytesMut::with_capacity(bytes.len());
-    copy.put_i64(base);
-    copy.put_slice(&bytes[8..12]);
-    copy.put_i32(0);
-    copy.put_slice(&bytes[16..]);
-    copy.freeze()
+fn placed(bytes: &[u8], base: i64, log_time: Option<i64>) -> Bytes {
+    let mut batch = BytesMut::from(bytes);
+    batch[..8].copy_from_slice(&base.to_be_bytes());
+    batch[12..16].fill(0);
+    if let Some(millis) = log_time {
+        batch[22] |= LOG_APPEND_TIME;
+        batch[35..43].copy_from_slice(&millis.to_be_bytes());
+        seal(&mut batch);
+    }
+    batch.freeze()
+}
+
+/// Writes a batch's checksum.
+fn seal(batch: &mut [u8]) {
+    let sum = crc32c::crc32c(&batch[21..]);
+    batch[17..21].copy_from_slice(&sum.to_be_bytes());
 }
 
 /// The batch that ends a producer's transaction in a partition.
 fn marker(base: i64, (producer, epoch): (i64, i16), commit: bool, millis: i64) -> Bytes {
-    let mut checked = BytesMut::new();
-    checked.put_i16(TRANSACTIONAL | CONTROL);
-    checked.put_i32(0); // The last offset's delta.
-    checked.put_i64(millis);
-    checked.put_i64(millis);
-    checked.put_i64(producer);
-    checked.put_i16(epoch);
-    checked.put_i32(-1); // No sequence.
+    let mut batch = BytesMut::new();
+    batch.put_i64(base);
+    batch.put_i32(66); // Bytes that follow.
+    batch.put_slice(&[0, 0, 0, 0, 2, 0, 0, 0, 0]); // The leader's epoch, the format, room for the checksum.
+    batch.put_i16(TRANSACTIONAL | CONTROL);
+    batch.put_i32(0); // The last offset's delta.
+    batch.put_i64(millis);
+    batch.put_i64(millis);
+    batch.put_i64(producer);
+    batch.put_i16(epoch);
+    batch.put_i32(-1); // No sequence.
     // One record: its length, attributes and deltas, a key of 4 bytes, a value of 6, no headers.
-    checked.put_i32(1);
-    checked.put_slice(&[32, 0, 0, 0, 8]);
-    checked.put_slice(&[0, 0, 0, u8::from(commit)]); // Version 0 and the kind.
-    checked.put_slice(&[12, 0, 0, 0, 0, 0, 0, 0]); // Version 0 and the coordinator's epoch.
-    let mut head = BytesMut::new();
-    head.put_i64(base);
-    head.put_i32(i32::try_from(checked.len() + 9).unwrap_or(0)); // What follows.
-    head.put_i32(0); // The leader's epoch.
-    head.put_u8(2);
-    head.put_u32(crc32c::crc32c(&checked));
-    head.put_slice(&checked);
-    head.freeze()
+    batch.put_i32(1);
+    batch.put_slice(&[32, 0, 0, 0, 8]);
+    batch.put_slice(&[0, 0, 0, u8::from(commit)]); // Version 0 and the kind.
+    batch.put_slice(&[12, 0, 0, 0, 0, 0, 0, 0]); // Version 0 and the coordinator's epoch.
+    seal(&mut batch);
+    batch.freeze()
 }
 
 /// The first record of a stored batch that is not older than `millis`, as (offset, time). Records of a compressed
-/// batch cannot be looked at: its first offset stands for all.
+/// batch cannot be looked at, and those of one with the broker's time have all the same: its first offset stands for all.
 fn find_time(bytes: &Bytes, base: i64, millis: i64) -> (i64, i64) {
     let records = RecordBatchDecoder::decode(&mut bytes.clone()).map(|set| set.records).unwrap_or_default();
-    let found = records.iter().find(|record| record.timestamp >= millis);
+    let is_theirs = bytes[22] & LOG_APPEND_TIME == 0;
+    let found = records.iter().find(|record| is_theirs && record.timestamp >= millis);
     found.map_or((base, millis), |record| (record.offset, record.timestamp))
 }

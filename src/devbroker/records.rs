@@ -10,40 +10,45 @@ use super::state::State;
 use super::wire::*;
 
 const READ_COMMITTED: i8 = 1;
+type Batch = PartitionProduceData;
 
 impl State {
     pub fn produce(&mut self, ask: &ProduceRequest) -> ProduceResponse {
         let data = &ask.topic_data;
         let responses = each!(data, partition_data => TopicProduceResponse.partition_responses, |name, one| {
             let result = self.append(name, one, ask);
-            let (base_offset, log_start_offset) = *result.as_ref().unwrap_or(&(-1, -1));
-            let (index, error_code) = (one.index, code(&result));
-            made!(PartitionProduceResponse { index, error_code, base_offset, log_start_offset })
+            let error_code = code(&result);
+            let mut response = result.unwrap_or_else(|_| made!(PartitionProduceResponse { base_offset: -1 }));
+            (response.index, response.error_code) = (one.index, error_code);
+            response
         });
         made!(ProduceResponse { responses })
     }
 
-    /// Appends to one partition; gives the base offset and the oldest offset that is kept.
-    fn append(&mut self, name: &str, one: &PartitionProduceData, ask: &ProduceRequest) -> Answer<(i64, i64)> {
+    /// Appends to one partition; gives what was done, without the partition's name.
+    fn append(&mut self, name: &str, one: &Batch, ask: &ProduceRequest) -> Answer<PartitionProduceResponse> {
         ensure((-1..=1).contains(&ask.acks), InvalidRequiredAcks)?;
         let bytes = one.records.as_deref().unwrap_or_default();
         let header = Header::check(bytes)?;
         let partition_bytes_max = self.settings.partition_bytes_max;
         let topic = self.topic(name)?;
         let bytes_max = topic.bytes_max(partition_bytes_max);
+        let log_time = (topic.config("message.timestamp.type") == "LogAppendTime")
+            .then(|| chrono::Utc::now().timestamp_millis());
         ensure(bytes.len() <= topic.bytes("max.message.bytes"), MessageTooLarge)?;
         if header.is_transactional {
             let id = ask.transactional_id.as_ref().ok_or(InvalidTxnState)?;
             self.check_write(id, (header.producer.into(), header.epoch), &(name.to_owned(), one.index))?;
         }
         let partition = self.partition(name, one.index)?;
-        let base = partition.append(&header, bytes)?;
-        let (deleted, start) = (partition.keep(bytes_max), partition.start);
+        let base_offset = partition.append(&header, bytes, log_time)?;
+        let (deleted, log_start_offset) = (partition.keep(bytes_max), partition.start);
         self.deleted += deleted;
         if deleted > 0 && !std::mem::replace(&mut self.topic(name)?.is_cut, true) {
             tracing::warn!(topic = name, "full partitions lose their oldest records from now on");
         }
-        Ok((base, start))
+        let log_append_time_ms = log_time.unwrap_or(-1);
+        Ok(made!(PartitionProduceResponse { base_offset, log_append_time_ms, log_start_offset }))
     }
 
     /// What a fetch gets now, and whether that is enough to answer it.

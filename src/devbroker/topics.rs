@@ -40,7 +40,7 @@ pub struct Topic {
 
 impl Topic {
     /// The value in force.
-    fn config(&self, name: &str) -> &str {
+    pub fn config(&self, name: &str) -> &str {
         self.configs.get(name).map_or_else(|| default(name).unwrap_or_default(), String::as_str)
     }
 
@@ -217,11 +217,9 @@ fn checked(name: &str, value: Option<&str>) -> Answer<(String, String)> {
         "cleanup.policy" => among(&["compact", "delete"]),
         "compression.type" => among(&["uncompressed", "producer", "gzip", "lz4", "snappy", "zstd"]),
         "message.timestamp.type" => among(&["CreateTime", "LogAppendTime"]),
-        _ if default.parse::<i64>().is_ok() => value.parse::<i64>().is_ok_and(|number| number >= -2),
+        _ if default.parse::<i64>().is_ok() => matches!(value.parse::<i64>(), Ok(-2..)),
         _ if default.parse::<bool>().is_ok() => value.parse::<bool>().is_ok(),
-        _ if default.parse::<f64>().is_ok() => {
-            value.parse().is_ok_and(|ratio: f64| (0.0..=1.0).contains(&ratio))
-        }
+        _ if default.parse::<f64>().is_ok() => matches!(value.parse::<f64>(), Ok(0.0..=1.0)),
         _ => true,
     };
     ensure(good, InvalidConfig)?;

@@ -3,7 +3,7 @@
 //! A transaction ends at once: its markers and its offsets are there when EndTxn is answered.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::group::Place;
 use super::state::State;
@@ -30,12 +30,9 @@ pub struct Transaction {
 impl State {
     pub fn init_producer_id(&mut self, ask: &InitProducerIdRequest) -> InitProducerIdResponse {
         let result = self.next_epoch(ask);
-        let (producer, producer_epoch) = *result.as_ref().unwrap_or(&(-1, -1));
-        made!(InitProducerIdResponse {
-            error_code: code(&result),
-            producer_id: producer.into(),
-            producer_epoch
-        })
+        let error_code = code(&result);
+        let (producer, producer_epoch) = result.unwrap_or((-1, -1));
+        made!(InitProducerIdResponse { error_code, producer_id: producer.into(), producer_epoch })
     }
 
     fn next_epoch(&mut self, ask: &InitProducerIdRequest) -> Answer<(i64, i16)> {
@@ -152,12 +149,9 @@ impl State {
         (transaction.since, transaction.committed) = (None, Some(commit));
         let partitions = std::mem::take(&mut transaction.partitions);
         let groups = std::mem::take(&mut transaction.groups);
-        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let millis = i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX);
+        let millis = chrono::Utc::now().timestamp_millis();
         for (topic, index) in partitions {
-            if let Ok(partition) = self.partition(&topic, index) {
-                partition.end_transaction(owner, commit, millis);
-            }
+            let _ = self.partition(&topic, index).map(|it| it.end_transaction(owner, commit, millis));
         }
         for group in groups {
             self.groups.entry(group).or_default().offsets.end(owner.0, commit);

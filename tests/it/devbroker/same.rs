@@ -1,10 +1,11 @@
 //! What any broker must do, asserted on the one that the scenarios run on.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rdkafka::admin::{AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Message, OwnedMessage, Timestamp};
 use rdkafka::producer::{BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -139,8 +140,7 @@ async fn offsets_of_a_transaction_are_kept_with_it() {
 async fn a_time_is_found_in_the_log() {
     let kafka = servers::kafka();
     let topic = topic(&kafka, "times", 1, &[]).await;
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_millis();
-    let begin = i64::try_from(now).expect("small") - 100_000;
+    let begin = millis_since_1970() - 100_000;
     let producer: super::clients::TestProducer =
         client(&kafka).set("linger.ms", "200").create().expect("a producer");
     for number in 0..10 {
@@ -268,4 +268,109 @@ impl rdkafka::producer::ProducerContext for Reports {
         let code = result.as_ref().err().and_then(|(error, _)| KafkaError::rdkafka_error_code(error));
         let _ = self.0.send(code);
     }
+}
+
+/// The next record or error that a reader gets; the end of a partition is neither.
+fn next(reader: &BaseConsumer) -> Result<OwnedMessage, KafkaError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        assert!(Instant::now() < deadline, "nothing comes");
+        match reader.poll(Duration::from_millis(50)) {
+            None | Some(Err(KafkaError::PartitionEOF(_))) => {}
+            Some(result) => return result.map(|message| message.detach()),
+        }
+    }
+}
+
+fn millis_since_1970() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+    i64::try_from(since.as_millis()).expect("small")
+}
+
+/// A topic may want the broker's time: its records have it instead of their producer's, compressed or not, and offsets are
+/// found by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_may_have_the_brokers_time() {
+    let kafka = servers::kafka();
+    let topic = topic(&kafka, "appended", 1, &[("message.timestamp.type", "LogAppendTime")]).await;
+    let began = millis_since_1970();
+    for compression in ["none", "lz4"] {
+        let producer: super::clients::TestProducer =
+            client(&kafka).set("compression.type", compression).create().expect("a producer");
+        for _ in 0..2 {
+            let record =
+                BaseRecord::<str, str>::to(&topic).partition(0).payload("of long ago").timestamp(1_000);
+            producer.send(record).map_err(|(error, _)| error).expect("room in the queue");
+            producer.flush(PATIENCE).expect("written");
+        }
+    }
+    let transactional = producer(&kafka, Some(&topic));
+    transaction(&transactional, &topic, &["inside"], true);
+    let reader = reader(&kafka, &topic, Offset::Beginning, "read_committed");
+    let times: Vec<Timestamp> = (0..5).map(|_| next(&reader).expect("a record").timestamp()).collect();
+    let ended = millis_since_1970();
+    let is_brokers =
+        |time: &Timestamp| matches!(time, Timestamp::LogAppendTime(at) if (began..=ended).contains(at));
+    assert!(times.iter().all(is_brokers), "{began} to {ended}: {times:?}");
+    let found = |millis: i64| {
+        let mut asked = TopicPartitionList::new();
+        asked.add_partition_offset(&topic, 0, Offset::Offset(millis)).expect("a time");
+        reader.offsets_for_times(asked, PATIENCE).expect("an answer").elements()[0].offset()
+    };
+    assert_eq!(found(2_000), Offset::Offset(0), "all are newer than their producer said");
+    assert_eq!(found(ended + 60_000), Offset::End);
+}
+
+/// What is deleted by offset is gone for everybody: readers of it begin where the topic begins now, or are told that it
+/// is not there.
+#[tokio::test(flavor = "multi_thread")]
+async fn deleted_records_are_gone() {
+    let kafka = servers::kafka();
+    let topic = topic(&kafka, "deleted", 2, &[]).await;
+    let producer = producer(&kafka, None);
+    for value in ["a", "b", "c", "d", "e"] {
+        send(&producer, &topic, value);
+    }
+    producer.flush(PATIENCE).expect("written");
+    let admin = admin(&kafka);
+    let delete = async |partition, offset| {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&topic, partition, offset).expect("an offset");
+        let deleted = admin.delete_records(&list, &AdminOptions::new()).await.expect("an answer");
+        let element = &deleted.elements()[0];
+        element.error().map(|()| element.offset()).map_err(|error| error.rdkafka_error_code())
+    };
+    assert_eq!(delete(0, Offset::Offset(3)).await, Ok(Offset::Offset(3)), "in the middle of a batch");
+    assert_eq!(read(&kafka, &topic, "read_committed"), ["d", "e"]);
+    assert_eq!(delete(0, Offset::Offset(1)).await, Ok(Offset::Offset(3)), "nothing comes back");
+    assert_eq!(
+        delete(0, Offset::Offset(6)).await,
+        Err(Some(RDKafkaErrorCode::OffsetOutOfRange)),
+        "there are five"
+    );
+
+    let strict: BaseConsumer = client(&kafka)
+        .set("group.id", &topic)
+        .set("auto.offset.reset", "error")
+        .create()
+        .expect("a consumer");
+    let mut older = TopicPartitionList::new();
+    older.add_partition_offset(&topic, 0, Offset::Offset(1)).expect("an offset");
+    strict.assign(&older).expect("assigned");
+    let error = next(&strict).expect_err("it is told");
+    assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::AutoOffsetReset), "{error}");
+    let lenient: BaseConsumer = client(&kafka)
+        .set("group.id", &topic)
+        .set("auto.offset.reset", "earliest")
+        .create()
+        .expect("a consumer");
+    lenient.assign(&older).expect("assigned");
+    assert_eq!(next(&lenient).expect("a record").offset(), 3, "it begins anew");
+    assert_eq!(lenient.fetch_watermarks(&topic, 0, PATIENCE).expect("an answer"), (3, 5));
+
+    assert_eq!(delete(0, Offset::End).await, Ok(Offset::Offset(5)));
+    assert_eq!(read(&kafka, &topic, "read_committed"), Vec::<String>::new());
+    send(&producer, &topic, "f");
+    producer.flush(PATIENCE).expect("written");
+    assert_eq!(read(&kafka, &topic, "read_committed"), ["f"], "offsets go on");
 }
