@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
-use serde_json::{Value, json};
+use serde_json::value::RawValue;
 use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgPool, PgRow};
 use tokio_util::sync::CancellationToken;
@@ -166,33 +166,55 @@ fn record(row: &PgRow, topic: &Arc<str>) -> Result<OutRecord, sqlx::Error> {
     let time = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::AutoSi, true);
     let (kpi, window): (String, String) = (row.try_get(0)?, row.try_get(1)?);
     let start: DateTime<Utc> = row.try_get(2)?;
+    let window_start = time(start);
     let dimensions: String = row.try_get(3)?;
-    let dimensions: Value = serde_json::from_str(&dimensions).unwrap_or(Value::Null);
-    let key = json!([kpi, window, time(start), dimensions]).to_string();
+    // Its text is JSON as `serde_json` writes it, and goes on as it is.
+    let dimensions: &RawValue = serde_json::from_str(&dimensions).unwrap_or(RawValue::NULL);
+    let key = written(&(&kpi, &window, &window_start, dimensions))?;
     let events: Option<i64> = row.try_get(5)?;
     let value = match events {
         None => None,
-        Some(events) => Some(json!({
-            "kpi": kpi,
-            "window": window,
-            "window_start": time(start),
-            "window_end": time(row.try_get(4)?),
-            "dimensions": dimensions,
-            "value": row.try_get::<String, _>(9)?,
-            "events": events,
-            "late_events": row.try_get::<i64, _>(6)?,
-            "revision": row.try_get::<i64, _>(7)?,
-            "updated_at": time(row.try_get(8)?),
-        })),
+        Some(events) => Some(written(&Published {
+            dimensions,
+            events,
+            kpi: &kpi,
+            late_events: row.try_get(6)?,
+            revision: row.try_get(7)?,
+            updated_at: time(row.try_get(8)?),
+            value: row.try_get(9)?,
+            window: &window,
+            window_end: time(row.try_get(4)?),
+            window_start: &window_start,
+        })?),
     };
     Ok(OutRecord {
         topic: Arc::clone(topic),
         partition: None,
         timestamp_ms: None,
-        key: Some(Bytes::from(key)),
-        value: value.map(|value| Bytes::from(value.to_string())),
+        key: Some(key),
+        value,
         headers: Vec::new(),
     })
+}
+
+/// A KPI's value as its topic has it.
+#[derive(serde::Serialize)]
+struct Published<'a> {
+    dimensions: &'a RawValue,
+    events: i64,
+    kpi: &'a str,
+    late_events: i64,
+    revision: i64,
+    updated_at: String,
+    value: String,
+    window: &'a str,
+    window_end: String,
+    window_start: &'a str,
+}
+
+fn written(value: &impl serde::Serialize) -> Result<Bytes, sqlx::Error> {
+    let text = serde_json::to_vec(value).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
+    Ok(Bytes::from(text))
 }
 
 async fn unmark(connection: &mut PgConnection, marks: &BTreeMap<Key, Vec<Mark>>) -> Result<(), sqlx::Error> {
