@@ -7,6 +7,8 @@ SERVERS_DIR=''
 STARTER=''
 # Process groups that must not outlive the script.
 BACKGROUND=()
+# What must be free in memory before temporary files go there.
+MEMORY_KIB_MIN=3000000
 
 # in_background COMMAND...: runs it beside the script, in a process group of its own, so that it can be ended with all
 # that it started.
@@ -23,6 +25,19 @@ program_folder() {
     dev) printf '%s/debug\n' "${CARGO_TARGET_DIR:-$ROOT/target}" ;;
     *) printf '%s/%s\n' "${CARGO_TARGET_DIR:-$ROOT/target}" "$MILLRACE_PROFILE" ;;
   esac
+}
+
+# Prints a folder in memory where there is room for the scenarios' databases and projects, else the folder for temporary
+# files. Databases and clusters of scenarios are tens of thousands of small files, made and removed within a minute.
+memory_folder() {
+  local room available
+  room=$(df --output=avail -k /dev/shm 2>/dev/null | tail -n 1) || room=0
+  available=$(sed -n 's/^MemAvailable: *\([0-9]*\) kB/\1/p' /proc/meminfo 2>/dev/null) || available=0
+  if [ -w /dev/shm ] && [ "${room:-0}" -ge "$MEMORY_KIB_MIN" ] && [ "${available:-0}" -ge $((2 * MEMORY_KIB_MIN)) ]; then
+    echo /dev/shm
+  else
+    echo "${TMPDIR:-/tmp}"
+  fi
 }
 
 # start_servers NAME SERVICE...: begins to start private servers in a new folder and returns at once.
@@ -61,6 +76,8 @@ stop_servers() {
     wait "$group" 2>/dev/null || true
   done
   BACKGROUND=()
+# What must be free in memory before temporary files go there.
+MEMORY_KIB_MIN=3000000
   if [ -n "$SERVERS_DIR" ]; then
     "$ROOT/scripts/services" stop --dir "$SERVERS_DIR" --purge
     rm -rf "$SERVERS_DIR"

@@ -99,7 +99,7 @@ impl Scenario {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_worker_loses_nothing_and_repeats_nothing() {
     let scenario = applied("kill").await;
-    let payments = events::generate(7, servers::amount(100_000, 5_000), 5_000);
+    let payments = events::generate(7, servers::amount(100_000, 3_000), 5_000);
     let topic = format!("{}.events", scenario.name);
     let mut projector = scenario.projector();
     let mut first = scenario.worker("a");
@@ -119,7 +119,7 @@ async fn a_killed_worker_loses_nothing_and_repeats_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn posted_webhooks_arrive_once_though_a_worker_is_killed() {
     let scenario = applied("hook").await;
-    let payments = events::generate(11, servers::amount(5_000, 1_000), 400);
+    let payments = events::generate(11, servers::amount(5_000, 600), 400);
     let port = free_port();
     let listen = format!("127.0.0.1:{port}");
     let mut ingest =
@@ -155,14 +155,15 @@ async fn post_all(listen: &str, payments: &[Payment]) {
     }
     millrace::tls::provide();
     let url = format!("http://{listen}/hooks/stripe");
-    let tasks: Vec<_> = lanes.into_iter().map(|lane| tokio::spawn(post_lane(url.clone(), lane))).collect();
+    let client = reqwest::Client::new();
+    let post = |lane| tokio::spawn(post_lane(client.clone(), url.clone(), lane));
+    let tasks: Vec<_> = lanes.into_iter().map(post).collect();
     for task in tasks {
         task.await.expect("the lane is posted");
     }
 }
 
-async fn post_lane(url: String, lane: Vec<Payment>) {
-    let client = reqwest::Client::new();
+async fn post_lane(client: reqwest::Client, url: String, lane: Vec<Payment>) {
     for payment in lane {
         let body = payment.body();
         let deadline = Instant::now() + Duration::from_secs(60);

@@ -65,7 +65,7 @@ async fn a_destination_that_never_answers_costs_no_more_than_the_budget() {
     let mut worker = calls.worker("a", WORDS);
     destination.until_ids(256, LIMIT).await;
     // Long enough to fetch everything, were it not for the limits.
-    tokio::time::sleep(Duration::from_secs(15)).await;
+    tokio::time::sleep(servers::amount(Duration::from_secs(15), Duration::from_secs(8))).await;
     worker.assert_alive();
     assert_eq!(destination.most_open(), 256, "as many as the pipeline has at work");
     assert_bounded(&worker);
@@ -99,7 +99,7 @@ async fn a_topic_that_takes_nothing_costs_no_more_than_the_budget() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     // Long enough to fetch everything, were it not for the limits.
-    tokio::time::sleep(Duration::from_secs(15)).await;
+    tokio::time::sleep(servers::amount(Duration::from_secs(15), Duration::from_secs(8))).await;
     worker.assert_alive();
     assert_bounded(&worker);
 }

@@ -8,6 +8,7 @@ use millrace::project::worker::ProjectError;
 use crate::project::fixture::{Fixture, Oracle, fact};
 use crate::support::postgres::PrivatePostgres;
 use crate::support::postgres_proxy::{Cut, PostgresProxy};
+use crate::support::servers;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_is_killed_is_waited_for() {
@@ -15,11 +16,12 @@ async fn a_database_that_is_killed_is_waited_for() {
     let fixture = Fixture::on("project-outage", &postgres.url()).await;
     let mut oracle = Oracle::default();
     let running = fixture.start();
+    let half = servers::amount(3_000, 1_000);
     for round in 0..3_i64 {
-        let base = round * 6_000;
-        fixture.write(&mut oracle, base..base + 3_000, true).await;
+        let base = round * 2 * half;
+        fixture.write(&mut oracle, base..base + half, true).await;
         postgres.kill();
-        fixture.write(&mut oracle, base + 3_000..base + 6_000, true).await;
+        fixture.write(&mut oracle, base + half..base + 2 * half, true).await;
         assert!(!running.task.is_finished(), "the projector waits, it does not end");
         postgres.services("start");
     }
@@ -98,8 +100,7 @@ async fn a_database_put_back_to_before_what_kafka_keeps_stops_the_projector() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_without_an_answer_is_settled_by_the_position() {
     for cut in [Cut::BeforeCommit, Cut::AfterCommit] {
-        let database =
-            crate::support::servers::database(&crate::support::servers::unique("project-commit")).await;
+        let database = servers::database(&servers::unique("project-commit")).await;
         let proxy = PostgresProxy::start(&database.url).await;
         let fixture = Fixture::on("project-commit", &proxy.url(&database.url)).await;
         let mut oracle = Oracle::default();

@@ -7,6 +7,7 @@ use millrace::project::copy::CopyText;
 use millrace::project::store::{Outcome, Rows, Store, Write};
 
 use crate::project::fixture::{Fixture, Oracle, result};
+use crate::support::servers;
 
 /// A second owner takes the partition over with a higher epoch: what the first still writes changes nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -41,21 +42,22 @@ async fn an_owner_that_was_replaced_writes_nothing() {
 async fn projectors_that_die_and_join_lose_and_double_nothing() {
     let fixture = Fixture::new("project-owners").await;
     let mut oracle = Oracle::default();
+    let some = servers::amount(2_000, 800);
     for round in 0..4_i64 {
-        let base = round * 4_000;
+        let base = round * 2 * some;
         let doomed = fixture.start();
-        fixture.write(&mut oracle, base..base + 2_000, true).await;
+        fixture.write(&mut oracle, base..base + some, true).await;
         tokio::time::sleep(Duration::from_millis(300 * (round as u64 + 1))).await;
         doomed.task.abort();
         let _aborted = doomed.task.await;
-        fixture.write(&mut oracle, base + 2_000..base + 4_000, true).await;
+        fixture.write(&mut oracle, base + some..base + 2 * some, true).await;
     }
     let one = fixture.start();
     let two = fixture.start();
-    fixture.write(&mut oracle, 20_000..24_000, true).await;
+    fixture.write(&mut oracle, 10 * some..12 * some, true).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     two.stop().await;
-    fixture.write(&mut oracle, 30_000..32_000, true).await;
+    fixture.write(&mut oracle, 15 * some..16 * some, true).await;
     fixture.caught_up(&one).await;
     one.stop().await;
     oracle.check(&fixture.pool).await;
