@@ -134,12 +134,20 @@ pub enum Place {
     InCommit,
     /// The commit was answered; nobody was told.
     AfterCommit,
+    /// The projector is about to write what facts come to; what, and in whose name, is decided.
+    BeforeFacts,
 }
 
 impl Place {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::BeforeTransaction, Self::AfterSend, Self::AfterSendOffsets, Self::InCommit, Self::AfterCommit];
+    pub const ALL: [Self; 6] = [
+        Self::BeforeTransaction,
+        Self::AfterSend,
+        Self::AfterSendOffsets,
+        Self::InCommit,
+        Self::AfterCommit,
+        Self::BeforeFacts,
+    ];
 
     /// Its name in the environment.
     pub fn name(self) -> &'static str {
@@ -149,6 +157,7 @@ impl Place {
             Self::AfterSendOffsets => "after_send_offsets",
             Self::InCommit => "in_commit",
             Self::AfterCommit => "after_commit",
+            Self::BeforeFacts => "before_facts",
         }
     }
 }

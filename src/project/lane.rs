@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::Utc;
 use tokio_util::sync::CancellationToken;
 
-use crate::failpoint::{Rule, keeps};
+use crate::failpoint::{self, Place, Rule, keeps};
 use crate::fault::FaultClass;
 use crate::kafka::reader::{Batch, Lane};
 use crate::kafka::settings::Connection;
@@ -202,6 +202,9 @@ impl PartitionLane {
     /// Writes until it is known to be written; the inner error says that the data are at fault.
     async fn write(&mut self, write: &Write<'_>) -> Flow<Result<(), SqlFault>> {
         let mut pause = RETRY_FIRST;
+        if let Rows::Kpis(_) = write.rows {
+            failpoint::freeze(Place::BeforeFacts);
+        }
         loop {
             match self.store.write(&self.partition, self.position, write).await {
                 Ok(Outcome::Done) => {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::TypedValueParser as _;
 use clap::{Parser, ValueEnum};
 
 /// Runs Millrace on servers of its own, hurts it, and checks that nothing is lost, doubled or out of order.
@@ -15,7 +16,7 @@ use clap::{Parser, ValueEnum};
     scripts/chaos                              all cases, 100,000 events each\n  \
     scripts/chaos 12 --events 5000             one case\n  \
     scripts/chaos kill --seed 7                all cases with `kill` in their name, with the faults of seed 7\n  \
-    scripts/chaos --short                      eight cases, with few events     \n  \
+    scripts/chaos --short                      eight cases, with few events\n  \
     scripts/chaos --mutations 2 12             switch off the rule that each case is there for; it must find out\n  \
     scripts/chaos --output json > results.json"
 )]
@@ -35,6 +36,9 @@ pub struct Args {
     /// Runs of each case, with seeds that follow each other.
     #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=1_000))]
     pub runs: u64,
+    /// Cases played at a time, beside each other on the same servers; by default 4 of the short set, else 1.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=16).map(usize::from))]
+    pub jobs: Option<usize>,
     /// Tell what cases there are.
     #[arg(long)]
     pub list: bool,

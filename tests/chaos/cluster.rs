@@ -91,9 +91,8 @@ impl Cluster {
         self.services("start", "kafka,postgres", &[])
     }
 
-    /// Heals the proxies, lets frozen servers go on, and starts those that are down.
+    /// Lets frozen servers go on, and starts those that are down.
     pub fn heal(&self) -> anyhow::Result<()> {
-        self.proxies.iter().for_each(|proxy| proxy.heal());
         for node in 0..self.nodes() {
             self.signal(Server::Kafka(node), libc::SIGCONT)?;
         }

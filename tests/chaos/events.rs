@@ -1,6 +1,7 @@
 //! Events, what each must lead to, and the journal of those that Kafka has acknowledged.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
@@ -39,12 +40,13 @@ pub struct Maker {
     workload: Workload,
     next: HashMap<u64, u64>,
     word: &'static str,
+    note_bytes: Option<usize>,
 }
 
 impl Maker {
     /// The events of `workload` with this seed.
     pub fn new(workload: Workload, seed: u64) -> Self {
-        Self { dice: Dice::new(seed), workload, next: HashMap::new(), word: "key" }
+        Self { dice: Dice::new(seed), workload, next: HashMap::new(), word: "key", note_bytes: None }
     }
 
     /// The same with other keys, for a second stream.
@@ -55,7 +57,9 @@ impl Maker {
     /// The next event: key and value.
     pub fn event(&mut self) -> (String, Vec<u8>) {
         let number = self.key();
-        let seq = self.next.entry(number).or_default();
+        let next = self.next.entry(number).or_default();
+        let seq = *next;
+        *next += 1;
         let kind = match self.dice.roll(200) {
             0 => Kind::Poison,
             1..=10 => Kind::Skip,
@@ -65,18 +69,29 @@ impl Maker {
         let at = BEGIN + i64::try_from(self.dice.roll(24 * 3600)).expect("small");
         let mut value = json!({
             "key": key,
-            "seq": *seq,
+            "seq": seq,
             "amount": self.dice.roll(100_000) + 1,
             "at": at,
             "shop": format!("shop-{}", number % 7),
             "kind": match kind { Kind::Good => "good", Kind::Skip => "skip", Kind::Poison => "poison" },
-            "note": "the rest of an event that nobody looks at, so that it has a size",
+            "note": self.note(),
         });
         if kind == Kind::Poison {
             value["seq"] = json!(format!("no number: {seq}"));
         }
-        *seq += 1;
         (key, value.to_string().into_bytes())
+    }
+
+    /// A large one compresses to a tenth.
+    fn note(&mut self) -> String {
+        let Some(bytes) = self.note_bytes else {
+            return "the rest of an event that nobody looks at, so that it has a size".to_owned();
+        };
+        let mut note = String::with_capacity(bytes + 160);
+        while note.len() < bytes {
+            write!(note, "{:016x}{}", self.dice.roll(u64::MAX), "-".repeat(144)).expect("into memory");
+        }
+        note
     }
 
     /// Keys are even for most workloads. Of W4's 200, four have four fifths of the events.
@@ -148,6 +163,7 @@ impl Generator {
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("linger.ms", "10")
+            .set("compression.type", "lz4")
             .set("message.timeout.ms", DELIVERY_LIMIT.as_millis().to_string())
             .set("partitioner", "murmur2_random")
             .set("queue.buffering.max.messages", "1000000")
@@ -187,6 +203,11 @@ impl Generator {
         }
         self.sent += 1;
         Ok(())
+    }
+
+    /// From now on events have so many bytes.
+    pub fn enlarge(&mut self, bytes: usize) {
+        self.maker.note_bytes = Some(bytes);
     }
 
     /// Waits until the fate of all is known.

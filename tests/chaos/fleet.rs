@@ -12,7 +12,7 @@ const END_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A role that is kept running.
 pub struct Member {
-    /// Its name, which is also its `client.id`.
+    /// Its name, with which its `client.id` begins.
     pub name: String,
     words: Vec<String>,
     millrace: Millrace,
@@ -36,6 +36,10 @@ pub struct Exit {
 /// All roles of one case.
 pub struct Fleet {
     session: &'static str,
+    /// How the `client.id` of each ends.
+    clients: String,
+    /// Further lines of their `--kafka-config`.
+    properties: String,
     members: Vec<Member>,
     /// Ends that nobody asked for.
     pub exits: Vec<Exit>,
@@ -44,15 +48,16 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// No roles yet; those that come have this session time-out.
-    pub fn new(session: &'static str) -> Self {
-        Self { session, members: Vec::new(), exits: Vec::new(), rss_kib_max: 0 }
+    /// No roles yet; those that come have this session time-out, a `client.id` that ends with `clients`, and these
+    /// settings of librdkafka.
+    pub fn new(session: &'static str, clients: String, properties: String) -> Self {
+        Self { session, clients, properties, members: Vec::new(), exits: Vec::new(), rss_kib_max: 0 }
     }
 
     /// Adds a role and starts it. `words` begin with the verb.
     pub fn add(&mut self, name: &str, millrace: &Millrace, words: &[&str]) -> anyhow::Result<()> {
         let config = millrace.project.join(format!("{name}.properties"));
-        std::fs::write(&config, format!("client.id={name}\n"))?;
+        std::fs::write(&config, format!("client.id={name}{}\n{}", self.clients, self.properties))?;
         let mut words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         words.extend(
             ["--metrics", "127.0.0.1:0", "--session-timeout", self.session, "--kafka-config"]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use tokio::runtime::Runtime;
 
-use crate::cases::Case;
+use crate::cases::{Case, Hurts};
 use crate::check::{self, Figures, Terms};
 use crate::cluster::Cluster;
 use crate::database::Database;
@@ -104,6 +104,7 @@ pub struct Ground<'c> {
     database: Option<Database>,
     strikes: Vec<Instant>,
     busy: Option<String>,
+    hurts: Hurts,
     owners_at: Instant,
     folder: PathBuf,
 }
@@ -146,7 +147,6 @@ impl<'c> Ground<'c> {
         folder: &Path,
     ) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder)?;
-        cluster.heal()?;
         let unique = &uuid::Uuid::new_v4().simple().to_string()[..6];
         let names =
             Names { word: format!("c{:02}-{}-{unique}", case.number, workload.name().to_lowercase()) };
@@ -174,12 +174,13 @@ impl<'c> Ground<'c> {
         let applied = millrace.run(&["apply", "--yes"]);
         anyhow::ensure!(applied.status.success(), "apply: {}", String::from_utf8_lossy(&applied.stderr));
         millrace.environment.clone_from(&demand.environment);
+        millrace.environment.append(&mut shape.environment);
         let kafka = cluster.kafka.as_str();
         let topics = [names.output(), names.dead_letters(), names.executions()];
         let mut ground = Self {
             runtime,
             workload,
-            fleet: Fleet::new(case.session),
+            fleet: Fleet::new(case.session, names.clients(), shape.properties),
             millrace,
             generator: Generator::new(kafka, &names.input(), Maker::new(workload, demand.seed), folder)?,
             dice: Dice::new(demand.seed ^ u64::from(case.number)),
@@ -206,6 +207,7 @@ impl<'c> Ground<'c> {
             database,
             strikes: Vec::new(),
             busy: None,
+            hurts: case.hurts,
             owners_at: Instant::now(),
             folder: folder.to_owned(),
             cluster,
@@ -241,6 +243,21 @@ impl<'c> Ground<'c> {
     }
 
     // ------------------------------------------------------------------------------------------------- time and chance
+
+    /// How the `client.id` of every role ends.
+    pub fn clients(&self) -> String {
+        self.names.clients()
+    }
+
+    /// The `client.id` of a role.
+    pub fn client(&self, name: &str) -> String {
+        format!("{name}{}", self.clients())
+    }
+
+    /// Ends the tricks that are played on this case's roles on their way to Kafka.
+    pub fn heal_proxies(&self) {
+        self.cluster.proxies.iter().for_each(|proxy| proxy.heal(&self.clients()));
+    }
 
     /// A number of milliseconds between these.
     pub fn between_ms(&mut self, low: u64, high: u64) -> Duration {
@@ -298,20 +315,15 @@ impl<'c> Ground<'c> {
 
     /// Freezes the workers while events come in, lets them go on, and returns 3 to 600 ms later: they are busy then.
     pub fn backlog(&mut self, rounds: u64) -> anyhow::Result<()> {
-        let count = self.events / rounds;
-        self.fleet.freeze("worker");
-        let freeze = self.between_ms(2_000, 4_000);
-        let until = Instant::now() + freeze;
-        self.generator.send(count)?;
-        self.generator.settle()?;
-        self.wait(until.saturating_duration_since(Instant::now()));
-        let before = self.writes();
-        self.fleet.thaw();
-        self.busy = None;
+        let before = self.thaw_with_backlog(rounds, wire::PRODUCE)?;
         if self.dice.roll(2) == 0 {
-            self.pause_until_somebody_writes(&before);
+            // Chance alone meets few transactions.
+            self.pause_until_somebody_asks(wire::PRODUCE, &before);
+            let pause = self.between_ms(0, 12);
+            std::thread::sleep(pause);
         } else {
             // A small backlog is worked off sooner.
+            let count = self.events / rounds;
             let latest = if self.workload.has_calls() { 600 } else { (40 + count / 10).min(600) };
             let pause = self.between_ms(3, latest);
             std::thread::sleep(pause);
@@ -320,28 +332,52 @@ impl<'c> Ground<'c> {
         Ok(())
     }
 
-    /// How often each client has begun to write to Kafka.
-    fn writes(&self) -> BTreeMap<String, u32> {
-        let mut writes = BTreeMap::new();
-        for (client, times) in self.cluster.proxies.iter().flat_map(|proxy| proxy.seen(wire::PRODUCE)) {
-            *writes.entry(client).or_default() += times;
-        }
-        writes
+    /// Likewise, and returns when a worker has just committed a part of it, at least once.
+    pub fn backlog_until_commit(&mut self, rounds: u64) -> anyhow::Result<()> {
+        let before = self.thaw_with_backlog(rounds, wire::OFFSET_COMMIT)?;
+        self.pause_until_somebody_asks(wire::OFFSET_COMMIT, &before);
+        let pause = self.between_ms(20, 60);
+        std::thread::sleep(pause);
+        self.strikes.push(Instant::now());
+        Ok(())
     }
 
-    /// Until just after a worker has sent the first records of what it has done: chance alone meets few transactions.
-    fn pause_until_somebody_writes(&mut self, before: &BTreeMap<String, u32>) {
+    /// How often each role had asked for this when the workers went on.
+    fn thaw_with_backlog(&mut self, rounds: u64, api_key: i16) -> anyhow::Result<BTreeMap<String, u32>> {
+        self.fleet.freeze("worker");
+        let freeze = self.between_ms(2_000, 4_000);
+        let until = Instant::now() + freeze;
+        self.generator.send(self.events / rounds)?;
+        self.generator.settle()?;
+        self.wait(until.saturating_duration_since(Instant::now()));
+        let before = self.asked(api_key);
+        self.fleet.thaw();
+        self.busy = None;
+        Ok(before)
+    }
+
+    /// How often each role has asked Kafka for this.
+    fn asked(&self, api_key: i16) -> BTreeMap<String, u32> {
+        let (mut asked, clients) = (BTreeMap::new(), self.clients());
+        for (client, times) in self.cluster.proxies.iter().flat_map(|proxy| proxy.seen(api_key)) {
+            if let Some(name) = client.strip_suffix(&clients) {
+                *asked.entry(name.to_owned()).or_default() += times;
+            }
+        }
+        asked
+    }
+
+    /// Until a worker has begun to write, or to commit, what it has done.
+    fn pause_until_somebody_asks(&mut self, api_key: i16, before: &BTreeMap<String, u32>) {
         let until = Instant::now() + WRITE_PATIENCE;
         while Instant::now() < until && self.busy.is_none() {
-            let writes = self.writes();
+            let asked = self.asked(api_key);
             let begun = |(name, times): &(&String, &u32)| {
                 name.starts_with("worker") && before.get(*name).copied().unwrap_or(0) < **times
             };
-            self.busy = writes.iter().find(begun).map(|(name, _)| name.clone());
+            self.busy = asked.iter().find(begun).map(|(name, _)| name.clone());
             std::thread::sleep(Duration::from_millis(1));
         }
-        let pause = self.between_ms(0, 12);
-        std::thread::sleep(pause);
     }
 
     /// The worker that is known to be busy, else one by chance.
@@ -358,7 +394,10 @@ impl<'c> Ground<'c> {
 
     /// Ends all faults and waits until everything is worked off.
     fn heal(&mut self) -> anyhow::Result<Option<Violation>> {
-        self.cluster.heal()?;
+        self.heal_proxies();
+        if self.hurts != Hurts::Nothing {
+            self.cluster.heal()?;
+        }
         self.postgres.heal();
         self.fleet.heal();
         self.generator.settle()?;
@@ -381,7 +420,7 @@ impl<'c> Ground<'c> {
             return Ok(None);
         }
         for topic in [self.names.executions(), self.names.facts()] {
-            let wanted = check::nexts(&readback::read_all(&self.cluster.kafka, &topic));
+            let wanted = self.ends(&topic);
             while let Some(left) = first_behind(&wanted, &self.positions(&topic)?) {
                 if Instant::now() >= deadline {
                     return Ok(Some(self.stalled(&format!("the projector has not done {left} of {topic}"))));
@@ -390,6 +429,21 @@ impl<'c> Ground<'c> {
             }
         }
         Ok(None)
+    }
+
+    /// One past the last committed record of each partition.
+    fn ends(&self, topic: &str) -> BTreeMap<i32, i64> {
+        check::nexts(&readback::read_all(&self.cluster.kafka, topic))
+    }
+
+    /// Waits until all facts that there are now are in Postgres.
+    pub fn until_projected(&mut self, limit: Duration) -> anyhow::Result<()> {
+        self.generator.settle()?;
+        let facts = self.names.facts();
+        let wanted = self.ends(&facts);
+        self.until("all facts are in Postgres", limit, |ground| {
+            ground.positions(&facts).is_ok_and(|positions| first_behind(&wanted, &positions).is_none())
+        })
     }
 
     /// The projector's positions in a topic.

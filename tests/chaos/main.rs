@@ -19,15 +19,16 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Context as _;
 use clap::Parser as _;
 use millrace::failpoint;
 use tokio::runtime::Runtime;
 
 use crate::args::{Args, Output};
-use crate::cases::Case;
+use crate::cases::{Case, Hurts};
 use crate::cluster::Cluster;
 use crate::ground::Demand;
 use crate::project::Workload;
@@ -35,6 +36,8 @@ use crate::report::{Run, Verdict};
 
 /// Events of each workload in the short set.
 const SHORT_EVENTS: u64 = 2_000;
+/// Its cases played at a time.
+const SHORT_JOBS: usize = 4;
 
 fn main() -> ExitCode {
     if std::env::args_os().len() < 2 {
@@ -71,24 +74,21 @@ fn run(args: &Args) -> anyhow::Result<bool> {
     std::fs::create_dir_all(folder)?;
     let servers = args.servers.as_deref().unwrap_or(temporary.path());
     open_to_others(servers)?;
-    let mut stage = Stage {
+    let stage = Stage {
         folder,
         servers,
         program: args.program.clone(),
+        events: if args.short { SHORT_EVENTS } else { args.events },
         runtime: Runtime::new()?,
-        small: None,
-        large: None,
+        small: Mutex::new(None),
+        large: Mutex::new(None),
     };
-    let events = if args.short { SHORT_EVENTS } else { args.events };
-    eprintln!("seed {seed}, {events} events; logs in {}", folder.display());
-    let mut runs = Vec::new();
-    for seed in seed..seed + args.runs {
-        for case in &cases {
-            let workloads = if args.short { case.short } else { case.workloads };
-            let plays = if args.mutations { mutated(case) } else { whole(workloads) };
-            runs.extend(stage.perform(case, plays, seed, events));
-        }
-    }
+    eprintln!("seed {seed}, {} events; logs in {}", stage.events, folder.display());
+    let plays: Vec<Play> = (seed..seed + args.runs)
+        .flat_map(|seed| cases.iter().flat_map(move |case| plays_of(case, seed, args)))
+        .collect();
+    let jobs = args.jobs.unwrap_or(if args.short { SHORT_JOBS } else { 1 });
+    let runs = perform_all(&stage, &plays, jobs);
     drop(stage);
     match args.output {
         Output::Text => report::print_table(&runs),
@@ -128,17 +128,63 @@ fn chosen(args: &Args) -> anyhow::Result<Vec<&'static Case>> {
     Ok(chosen)
 }
 
-/// A workload, and the rules switched off.
-type Play = (Workload, Vec<&'static str>);
-
-fn whole(workloads: &[Workload]) -> Vec<Play> {
-    workloads.iter().map(|workload| (*workload, Vec::new())).collect()
+/// A case on a workload.
+struct Play {
+    case: &'static Case,
+    workload: Workload,
+    /// Rules that are switched off.
+    off: Vec<&'static str>,
+    seed: u64,
 }
 
-/// One run for each mutation, on the workload that shows it.
-fn mutated(case: &Case) -> Vec<Play> {
-    let off = |mutation: &cases::Mutation| mutation.off.iter().map(|rule| rule.name()).collect();
-    case.mutations.iter().map(|mutation| (mutation.on, off(mutation))).collect()
+impl Play {
+    /// Whether a case beside this one would be hurt, too.
+    fn is_alone(&self, all: &[Self]) -> bool {
+        match self.case.hurts {
+            Hurts::Nothing => false,
+            Hurts::Postgres => all.iter().filter(|other| other.workload.has_kpi()).count() > 1,
+            Hurts::Kafka => true,
+        }
+    }
+}
+
+/// On each workload; with mutations one for each of them, on the workload that shows it.
+fn plays_of(case: &'static Case, seed: u64, args: &Args) -> Vec<Play> {
+    let play = |workload: Workload, off: Vec<&'static str>| Play { case, workload, off, seed };
+    if args.mutations {
+        let off = |mutation: &cases::Mutation| mutation.off.iter().map(|rule| rule.name()).collect();
+        return case.mutations.iter().map(|mutation| play(mutation.on, off(mutation))).collect();
+    }
+    let workloads = if args.short { case.short } else { case.workloads };
+    workloads.iter().map(|workload| play(*workload, Vec::new())).collect()
+}
+
+/// Plays them all, `jobs` at a time: most of a case's time is waiting. Those that hurt what others need come last, one by
+/// one.
+fn perform_all(stage: &Stage<'_>, plays: &[Play], jobs: usize) -> Vec<Run> {
+    if jobs == 1 {
+        return plays.iter().map(|play| stage.perform(play)).collect();
+    }
+    let (alone, beside): (Vec<&Play>, Vec<&Play>) = plays.iter().partition(|play| play.is_alone(plays));
+    let (next, runs) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.min(beside.len()) {
+            scope.spawn(|| {
+                while let Some(play) = beside.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let run = stage.perform(play);
+                    locked(&runs).push(run);
+                }
+            });
+        }
+    });
+    let mut runs = runs.into_inner().unwrap_or_else(PoisonError::into_inner);
+    runs.extend(alone.into_iter().map(|play| stage.perform(play)));
+    runs.sort_by_key(|run| (run.seed, run.case));
+    runs
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The servers, started when a case first needs them.
@@ -146,65 +192,61 @@ struct Stage<'f> {
     folder: &'f Path,
     servers: &'f Path,
     program: Option<PathBuf>,
+    events: u64,
     runtime: Runtime,
-    small: Option<Cluster>,
-    large: Option<Cluster>,
+    small: Mutex<Option<Arc<Cluster>>>,
+    large: Mutex<Option<Arc<Cluster>>>,
 }
 
 impl Stage<'_> {
-    /// A case, as often as `plays` says.
-    fn perform(&mut self, case: &'static Case, plays: Vec<Play>, seed: u64, events: u64) -> Vec<Run> {
-        let run = |workload: Workload, off: Vec<&'static str>, verdict: Verdict| Run {
+    fn perform(&self, play: &Play) -> Run {
+        let Play { case, workload, off, seed } = play;
+        let run = |verdict: Verdict| Run {
             case: case.number,
             name: case.name,
             workload: workload.name(),
-            off,
-            seed,
+            off: off.clone(),
+            seed: *seed,
             verdict,
         };
-        if let Some(why) = (case.obstacle)() {
-            let skipped = run(case.workloads[0], Vec::new(), Verdict::Skipped(why));
-            skipped.tell();
-            return vec![skipped];
-        }
-        let mut runs = Vec::new();
-        for (workload, off) in plays {
-            let without = if off.is_empty() { String::new() } else { format!(" without {}", off.join(", ")) };
-            eprintln!("{:>2} {} {workload}{without}: {}", case.number, case.name, case.what);
-            let verdict = self
-                .play(case, workload, &off, seed, events)
-                .map_or_else(|error| Verdict::Broken(format!("{error:#}")), Verdict::Played);
-            let ended = run(workload, off, verdict);
-            ended.tell();
-            runs.push(ended);
-        }
-        runs
+        let ended = run(match (case.obstacle)() {
+            Some(why) => Verdict::Skipped(why),
+            None => {
+                let without =
+                    if off.is_empty() { String::new() } else { format!(" without {}", off.join(", ")) };
+                eprintln!("{:>2} {} {workload}{without}: {}", case.number, case.name, case.what);
+                self.play(play).map_or_else(|error| Verdict::Broken(format!("{error:#}")), Verdict::Played)
+            }
+        });
+        ended.tell();
+        ended
     }
 
-    fn play(
-        &mut self,
-        case: &Case,
-        workload: Workload,
-        off: &[&'static str],
-        seed: u64,
-        events: u64,
-    ) -> anyhow::Result<ground::Played> {
-        let (slot, name) = match case.nodes {
-            1 => (&mut self.small, "one-node"),
-            _ => (&mut self.large, "three-nodes"),
-        };
-        if slot.is_none() {
-            eprintln!("    starting servers: {} node(s) of Kafka, Postgres", case.nodes);
-            *slot = Some(Cluster::start(&self.servers.join(name), case.nodes)?);
-        }
-        let cluster = slot.as_ref().context("just started")?;
+    fn play(&self, play: &Play) -> anyhow::Result<ground::Played> {
+        let Play { case, workload, off, seed } = play;
+        let cluster = self.cluster(case.nodes)?;
         let mut environment = vec![("MILLRACE_LOG".to_owned(), "warn,millrace=info".to_owned())];
         if !off.is_empty() {
             environment.push((failpoint::OFF.to_owned(), off.join(",")));
         }
-        let demand = Demand { seed, events, program: self.program.clone(), environment };
+        let program = self.program.clone();
+        let demand = Demand { seed: *seed, events: self.events, program, environment };
         let without = if off.is_empty() { String::new() } else { format!("-without-{}", off.join("-")) };
         let folder = self.folder.join(format!("{:02}-{}-{workload}-{seed}{without}", case.number, case.name));
-        ground::play(case, workload, (cluster, &self.runtime), &demand, &folder)
+        ground::play(case, *workload, (&cluster, &self.runtime), &demand, &folder)
+    }
+
+    fn cluster(&self, nodes: usize) -> anyhow::Result<Arc<Cluster>> {
+        let (slot, name) = match nodes {
+            1 => (&self.small, "one-node"),
+            _ => (&self.large, "three-nodes"),
+        };
+        let mut slot = locked(slot);
+        if let Some(cluster) = &*slot {
+            return Ok(Arc::clone(cluster));
+        }
+        eprintln!("    starting servers: {nodes} node(s) of Kafka, Postgres");
+        let cluster = Arc::new(Cluster::start(&self.servers.join(name), nodes)?);
+        Ok(Arc::clone(slot.insert(cluster)))
     }
 }

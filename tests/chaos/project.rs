@@ -82,6 +82,11 @@ impl Names {
         format!("{}.kpi-facts", self.word)
     }
 
+    /// How the `client.id` of every role ends.
+    pub fn clients(&self) -> String {
+        format!("@{}", self.word)
+    }
+
     /// Consumer group of the pipeline.
     pub fn group(&self) -> String {
         format!("{}.{}", self.word, self.word)
@@ -102,6 +107,10 @@ pub struct Shape {
     pub on_error: String,
     /// Settings of the input topic, as YAML lines.
     pub input_topic: String,
+    /// Further settings of librdkafka, one `key=value` a line.
+    pub properties: String,
+    /// Variables of the roles' environment.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Shape {
@@ -117,6 +126,8 @@ impl Shape {
                 "{{retry: {{attempts: {attempts}, backoff: 50ms, max: 2s}}, then: dead_letter}}"
             ),
             input_topic: String::new(),
+            properties: String::new(),
+            environment: Vec::new(),
         }
     }
 }

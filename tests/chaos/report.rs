@@ -65,6 +65,8 @@ impl Run {
 
     /// Says how it ended, with what did not hold.
     pub fn tell(&self) {
+        // Others that run beside it do not come between.
+        let _held = std::io::stderr().lock();
         eprintln!("{}: {} (seed {})", self.title(), self.word(), self.seed);
         match &self.verdict {
             Verdict::Played(played) => {

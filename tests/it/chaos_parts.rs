@@ -3,5 +3,7 @@
 
 #[path = "../chaos/invariants.rs"]
 mod invariants;
+#[path = "../chaos/proxy/refusal.rs"]
+mod refusal;
 #[path = "../chaos/proxy/wire.rs"]
 mod wire;

@@ -119,3 +119,35 @@ pub const FAILING_KEY: Case = Case {
     mutations: &[Mutation { off: &[Rule::DeadLetters], on: Workload::Keys }],
     ..CASE
 };
+
+/// What a worker may have in flight, and its size where nothing is in flight: the rest is of a debug build.
+const BUDGET_MIB: u64 = 32;
+const IDLE_MIB: u64 = 128;
+/// Events that are far more than that.
+const LARGE: (u64, usize) = (3_000, 100_000);
+
+pub const STALLED: Case = Case {
+    number: 27,
+    name: "stalled-destination",
+    what: "calls take up to 20 s while ten times the events come in that fit into memory, compressed to a tenth",
+    workloads: &[Workload::Keys],
+    workers: 1,
+    shape: |shape| {
+        shape.environment.push(("MILLRACE_MEMORY_BUDGET".to_owned(), format!("{BUDGET_MIB}MiB")));
+    },
+    play: |ground| {
+        ground.terms.rss_mib_max = BUDGET_MIB + IDLE_MIB;
+        let idle = ground.fleet.rss_kib_max / 1024;
+        ground.destination.behave(|manners| manners.latency_ms_max = 20_000);
+        ground.generator.enlarge(LARGE.1);
+        ground.generator.send(LARGE.0)?;
+        ground.generator.settle()?;
+        // Without a limit all of them would be read by then.
+        ground.wait(Duration::from_secs(30));
+        ground.destination.behave(|manners| manners.latency_ms_max = 20);
+        ground.notes.push(format!("from {idle} to {} MiB", ground.fleet.rss_kib_max / 1024));
+        Ok(())
+    },
+    mutations: &[Mutation { off: &[Rule::Limits], on: Workload::Keys }],
+    ..CASE
+};

@@ -29,6 +29,8 @@ pub struct Case {
     pub session: &'static str,
     /// Workloads that the short set, which CI plays, has it on.
     pub short: &'static [Workload],
+    /// Servers that it kills or freezes: no case that needs them is played beside it.
+    pub hurts: Hurts,
     /// What it wants otherwise of its project.
     pub shape: fn(&mut Shape),
     /// Why it cannot be played on this machine.
@@ -37,6 +39,17 @@ pub struct Case {
     pub play: fn(&mut Ground<'_>) -> anyhow::Result<()>,
     /// Rules without which it must fail.
     pub mutations: &'static [Mutation],
+}
+
+/// Servers that a case hurts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hurts {
+    /// None.
+    Nothing,
+    /// Postgres.
+    Postgres,
+    /// Kafka.
+    Kafka,
 }
 
 /// Rules to switch off, and the workload that shows it.
@@ -57,6 +70,7 @@ const CASE: Case = Case {
     workers: 2,
     session: "6s",
     short: &[],
+    hurts: Hurts::Nothing,
     shape: |_| {},
     obstacle: || None,
     play: |_| Ok(()),
@@ -91,4 +105,6 @@ pub const ALL: &[Case] = &[
     topics::ABORTED_INPUT,
     topics::DELETED,
     topics::REBUILD,
+    network::REFUSED_FIRST,
+    destination::STALLED,
 ];

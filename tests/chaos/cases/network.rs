@@ -15,12 +15,12 @@ const PATIENCE: Duration = Duration::from_secs(45);
 /// A held request is forwarded some seconds after its sender gave up on it.
 const LATE_MAX: Duration = Duration::from_secs(30);
 
-fn played(ground: &Ground<'_>) -> u32 {
-    ground.cluster.proxies.iter().map(|proxy| proxy.played()).sum()
+fn played(ground: &Ground<'_>) -> usize {
+    ground.cluster.proxies.iter().map(|proxy| proxy.played(&ground.clients())).sum()
 }
 
-fn late(ground: &Ground<'_>) -> u32 {
-    ground.cluster.proxies.iter().map(|proxy| proxy.late()).sum()
+fn late(ground: &Ground<'_>) -> usize {
+    ground.cluster.proxies.iter().map(|proxy| proxy.late(&ground.clients())).sum()
 }
 
 fn play(ground: &Ground<'_>, plan: &Plan) {
@@ -59,7 +59,7 @@ pub const LATE_END_TXN: Case = Case {
             let (before, late_then) = (played(ground), late(ground));
             let plan = Plan {
                 api_key: wire::END_TXN,
-                client: None,
+                client: ground.clients(),
                 times: 1,
                 trick: Trick::HoldUntilLaterTransaction,
             };
@@ -97,7 +97,7 @@ pub const LOST_ANSWERS: Case = Case {
             };
             let before = played(ground);
             ground.backlog(rounds)?;
-            play(ground, &Plan { api_key, client: None, times: 1, trick });
+            play(ground, &Plan { api_key, client: ground.clients(), times: 1, trick });
             let is_played = keep_busy(ground, LATE_MAX, |ground| played(ground) == before)?;
             anyhow::ensure!(is_played, "no request of this kind came");
             ground.wait(Duration::from_secs(4));
@@ -120,12 +120,13 @@ pub const COORDINATOR_CUT: Case = Case {
         for round in 0..rounds {
             let api_key = if round % 2 == 0 { wire::END_TXN } else { wire::HEARTBEAT };
             ground.backlog(rounds)?;
+            let worker = ground.client("worker-0");
             let cut: Vec<_> =
-                ground.cluster.proxies.iter().filter(|proxy| proxy.has_seen("worker-0", api_key)).collect();
+                ground.cluster.proxies.iter().filter(|proxy| proxy.has_seen(&worker, api_key)).collect();
             anyhow::ensure!(!cut.is_empty(), "no coordinator was seen");
-            cut.iter().for_each(|proxy| proxy.cut_off("worker-0"));
+            cut.iter().for_each(|proxy| proxy.cut_off(&worker));
             ground.wait(Duration::from_secs(20));
-            ground.cluster.proxies.iter().for_each(|proxy| proxy.heal());
+            ground.heal_proxies();
             ground.wait(Duration::from_secs(3));
         }
         Ok(())
@@ -147,7 +148,7 @@ pub const STALLED_TRANSACTION: Case = Case {
                 ground,
                 &Plan {
                     api_key: wire::END_TXN,
-                    client: Some("worker-0".to_owned()),
+                    client: ground.client("worker-0"),
                     times: 1,
                     trick: Trick::DropRequest,
                 },
@@ -156,7 +157,8 @@ pub const STALLED_TRANSACTION: Case = Case {
             ground.backlog(rounds)?;
             let is_open = keep_busy(ground, LATE_MAX, |ground| played(ground) == before)?;
             anyhow::ensure!(is_open, "the worker began no transaction");
-            ground.cluster.proxies.iter().for_each(|proxy| proxy.cut_off("worker-0"));
+            let worker = ground.client("worker-0");
+            ground.cluster.proxies.iter().for_each(|proxy| proxy.cut_off(&worker));
             let output = ground.names.output();
             let ends = observe::ends(&ground.cluster.kafka, &output)?;
             let kafka = ground.cluster.kafka.clone();
@@ -166,7 +168,7 @@ pub const STALLED_TRANSACTION: Case = Case {
                         .all(|(partition, (_, end))| now.get(partition).is_some_and(|now| now.0 >= *end))
                 })
             })?;
-            ground.cluster.proxies.iter().for_each(|proxy| proxy.heal());
+            ground.heal_proxies();
             ground.wait(Duration::from_secs(3));
         }
         Ok(())
@@ -184,7 +186,7 @@ pub const SLOW_RESULTS: Case = Case {
         for _ in 0..rounds {
             let slow = Plan {
                 api_key: wire::PRODUCE,
-                client: None,
+                client: ground.clients(),
                 times: 30,
                 trick: Trick::Delay(Duration::from_millis(300)),
             };
@@ -197,5 +199,46 @@ pub const SLOW_RESULTS: Case = Case {
         Ok(())
     },
     mutations: &[Mutation { off: &[Rule::RereadAfterAbort], on: Workload::Copy }],
+    ..CASE
+};
+
+pub const REFUSED_FIRST: Case = Case {
+    number: 26,
+    name: "refused-first",
+    what: "the leader refuses the first records of a new producer when the next are on their way, and takes those",
+    // Several requests to a partition in a transaction.
+    shape: |shape| shape.properties.push_str("batch.num.messages=10\n"),
+    play: |ground| {
+        let rounds = ground.rounds(6);
+        let before = played(ground);
+        for round in 0..rounds {
+            for name in ground.fleet.names("worker") {
+                let is_clean = ground.fleet.get(&name).terminate();
+                ground.demand(is_clean, || format!("{name} did not end by itself"))?;
+                ground.fleet.remove(&name);
+            }
+            ground.generator.send(ground.events / rounds)?;
+            ground.generator.settle()?;
+            let plan = Plan {
+                api_key: wire::PRODUCE,
+                client: ground.clients(),
+                times: 1_000,
+                trick: Trick::RefuseFirst,
+            };
+            let refused = played(ground);
+            play(ground, &plan);
+            // The broker knows nothing of a new worker's producers.
+            for number in 0..2 {
+                ground.add_worker(&format!("worker-{round}-{number}"))?;
+            }
+            ground.until("a request was refused", PATIENCE, |ground| played(ground) > refused)?;
+            ground.wait(Duration::from_secs(2));
+            ground.heal_proxies();
+            ground.wait(Duration::from_secs(3));
+        }
+        ground.notes.push(format!("{} requests were refused", played(ground) - before));
+        Ok(())
+    },
+    mutations: &[Mutation { off: &[Rule::AcknowledgedHasOffset], on: Workload::Copy }],
     ..CASE
 };

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use millrace::failpoint::Rule;
 
-use super::{CASE, Case, Mutation};
+use super::{CASE, Case, Hurts, Mutation};
 use crate::cluster::Server;
 use crate::ground::Ground;
 use crate::project::Workload;
@@ -22,7 +22,7 @@ pub const BROKER_KILL: Case = Case {
     number: 9,
     name: "broker-kill",
     what: "kill -9 of the only Kafka node in the middle of work, and its restart",
-    short: &[Workload::Copy],
+    hurts: Hurts::Kafka,
     play: |ground| {
         let rounds = ground.rounds(6);
         ground.terms.exits_max = exits_max(ground, rounds);
@@ -46,6 +46,7 @@ pub const BROKER_ROLLING: Case = Case {
     name: "broker-kill-rolling",
     what: "kill -9 of each of three Kafka nodes in turn, and its restart",
     nodes: 3,
+    hurts: Hurts::Kafka,
     play: |ground| {
         let rounds = ground.rounds(6).max(3);
         ground.terms.exits_max = exits_max(ground, rounds);
@@ -70,6 +71,7 @@ pub const BROKERS_FROZEN: Case = Case {
     name: "brokers-frozen",
     what: "SIGSTOP of two of three Kafka nodes for 45 s, then 20 s to go on",
     nodes: 3,
+    hurts: Hurts::Kafka,
     play: |ground| {
         let rounds = ground.rounds(3);
         ground.terms.exits_max = exits_max(ground, rounds);
@@ -98,6 +100,7 @@ pub const POSTGRES_KILL: Case = Case {
     what: "kill -9 of Postgres, 20 s without it; the workers go on",
     workloads: &[Workload::Kpi],
     short: &[Workload::Kpi],
+    hurts: Hurts::Postgres,
     play: |ground| {
         let rounds = ground.rounds(4);
         for _ in 0..rounds {

@@ -18,7 +18,7 @@ pub const BASELINE: Case = Case {
     name: "baseline",
     what: "no fault: backlogs come and are worked off",
     workloads: &[Workload::Copy, Workload::Http, Workload::Kpi, Workload::Keys],
-    short: &[Workload::Http, Workload::Keys],
+    short: &[Workload::Keys],
     play: |ground| {
         for _ in 0..2 {
             ground.backlog(2)?;
@@ -38,22 +38,24 @@ pub const KILL: Case = Case {
     name: "kill-worker",
     what: "kill -9 of a worker in the middle of its work, again and again",
     short: &[Workload::Copy],
-    play: |ground| kill_workers(ground, 20),
+    play: |ground| {
+        let rounds = ground.rounds(20);
+        for _ in 0..rounds {
+            ground.backlog(rounds)?;
+            kill_one(ground);
+        }
+        Ok(())
+    },
     mutations: &[Mutation { off: &[Rule::OffsetsInTransaction], on: Workload::Copy }],
     ..CASE
 };
 
-fn kill_workers(ground: &mut Ground<'_>, full: u64) -> anyhow::Result<()> {
-    let rounds = ground.rounds(full);
-    for _ in 0..rounds {
-        ground.backlog(rounds)?;
-        let name = ground.some_worker();
-        ground.fleet.get(&name).kill();
-        let pause = ground.between_ms(100, 2_000);
-        ground.wait(pause);
-        ground.fleet.get(&name).start();
-    }
-    Ok(())
+fn kill_one(ground: &mut Ground<'_>) {
+    let name = ground.some_worker();
+    ground.fleet.get(&name).kill();
+    let pause = ground.between_ms(100, 2_000);
+    ground.wait(pause);
+    ground.fleet.get(&name).start();
 }
 
 pub const KILL_AT_PLACES: Case = Case {
@@ -101,10 +103,19 @@ pub const KILL_AT_LEAST_ONCE: Case = Case {
     name: "kill-at-least-once",
     what: "kill -9 of a worker whose calls are on their way",
     workloads: &[Workload::Http],
+    short: &[Workload::Http],
     play: |ground| {
         let rounds = ground.rounds(10);
         ground.terms.doubles = Doubles::UpTo(IN_FLIGHT_MAX * usize::try_from(rounds)?);
-        kill_workers(ground, 10)?;
+        for round in 0..rounds {
+            // Calls are on their way for certain when some are committed first.
+            if round % 2 == 0 {
+                ground.backlog_until_commit(rounds)?;
+            } else {
+                ground.backlog(rounds)?;
+            }
+            kill_one(ground);
+        }
         let repeated = ground.destination.repeated();
         ground.notes.push(format!("{repeated} calls repeated with their key"));
         Ok(())
@@ -121,7 +132,12 @@ pub const ZOMBIE: Case = Case {
     short: &[Workload::Copy],
     play: |ground| {
         let rounds = ground.rounds(5);
-        sleep_before_transaction(ground)?;
+        sleep_at(ground, "worker-0", Place::BeforeTransaction, None)?;
+        if ground.workload.has_kpi() {
+            // Alone it has all facts for certain.
+            ground.fleet.get("project-1").terminate();
+            sleep_at(ground, "project-0", Place::BeforeFacts, Some("project-1"))?;
+        }
         for _ in 0..rounds {
             ground.backlog(rounds)?;
             let worker = ground.some_worker();
@@ -145,25 +161,31 @@ pub const ZOMBIE: Case = Case {
 };
 
 /// The worst moment: what will be written, and in whose name, is decided; when it wakes, others have done the work.
-fn sleep_before_transaction(ground: &mut Ground<'_>) -> anyhow::Result<()> {
-    let name = "worker-0";
-    let worker = ground.fleet.get(name);
-    worker.terminate();
-    worker.set(FREEZE_AT, Some(&format!("{}:2", Place::BeforeTransaction.name())));
-    worker.start();
+/// `heir` is down, and started then.
+fn sleep_at(ground: &mut Ground<'_>, name: &str, place: Place, heir: Option<&str>) -> anyhow::Result<()> {
+    let role = ground.fleet.get(name);
+    role.terminate();
+    role.set(FREEZE_AT, Some(&format!("{}:2", place.name())));
+    role.start();
     ground.wait(Duration::from_secs(2));
     let begun = Instant::now();
     while !ground.fleet.get(name).is_asleep() {
-        ground.demand(begun.elapsed() < PATIENCE, || format!("{name} began no transaction"))?;
-        // No backlog by freezing here: its SIGCONT could wake the worker just as it falls asleep.
+        ground.demand(begun.elapsed() < PATIENCE, || format!("{name} did not come to {}", place.name()))?;
+        // No backlog by freezing here: its SIGCONT could wake a worker just as it falls asleep.
         ground.generator.send(100)?;
         ground.wait(Duration::from_secs(1));
     }
+    if let Some(heir) = heir {
+        ground.fleet.get(heir).start();
+    }
     let pause = ground.between_ms(TWO_SESSIONS_MS.0, TWO_SESSIONS_MS.1);
     ground.wait(pause);
-    let worker = ground.fleet.get(name);
-    worker.set(FREEZE_AT, None);
-    worker.wake();
+    if ground.workload.has_kpi() {
+        ground.until_projected(PATIENCE)?;
+    }
+    let role = ground.fleet.get(name);
+    role.set(FREEZE_AT, None);
+    role.wake();
     ground.wait(Duration::from_secs(3));
     Ok(())
 }

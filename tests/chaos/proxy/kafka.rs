@@ -8,10 +8,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::pump::{Line, locked};
+use super::refusal::{self, Place};
 use super::wire::{self, Request};
 
 /// A held request is forwarded so long after the first records of a later transaction: they are written by then.
 const INTO_THE_NEXT: Duration = Duration::from_millis(20);
+/// A request that may be refused goes on when no other to its partition has come within this time.
+const NEXT_COMES: Duration = Duration::from_millis(300);
 
 /// What is done to a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +30,9 @@ pub enum Trick {
     Delay(Duration),
     /// It arrives twice; the second answer is swallowed.
     Duplicate,
+    /// Of a connection's first records for a partition the sender is told, when the next are on their way, that this
+    /// node does not lead the partition. They do not arrive; the next do. Not played when no next come.
+    RefuseFirst,
 }
 
 /// Which requests, how often, and what.
@@ -34,8 +40,8 @@ pub enum Trick {
 pub struct Plan {
     /// Kind of request.
     pub api_key: i16,
-    /// `client.id`; all when not given.
-    pub client: Option<String>,
+    /// How the `client.id` ends.
+    pub client: String,
     /// So many of them.
     pub times: u32,
     /// What is done.
@@ -59,9 +65,9 @@ struct State {
     held: Vec<Held>,
     /// Who has asked for what here, and how often.
     seen: HashMap<(String, i16), u32>,
-    /// Tricks played, and requests forwarded late.
-    played: u32,
-    late: u32,
+    /// Clients that tricks were played on, and those whose requests were forwarded late.
+    played: Vec<String>,
+    late: Vec<String>,
 }
 
 /// The proxy of one node.
@@ -94,13 +100,14 @@ impl KafkaProxy {
         locked(&self.state).cut_off.insert(client.to_owned());
     }
 
-    /// No tricks any more; held requests are forgotten.
-    pub fn heal(&self) {
+    /// No tricks any more for clients whose names end so; held requests of theirs are forgotten.
+    pub fn heal(&self, clients: &str) {
         let mut state = locked(&self.state);
-        state.plans.clear();
-        state.held.clear();
-        let was_cut_off = !state.cut_off.is_empty();
-        state.cut_off.clear();
+        state.plans.retain(|plan| !plan.client.ends_with(clients));
+        state.held.retain(|held| !held.request.client.ends_with(clients));
+        let before = state.cut_off.len();
+        state.cut_off.retain(|client| !client.ends_with(clients));
+        let was_cut_off = state.cut_off.len() < before;
         drop(state);
         self.line.reopen();
         if was_cut_off {
@@ -121,14 +128,14 @@ impl KafkaProxy {
         of_kind.map(|((client, _), times)| (client.clone(), *times)).collect()
     }
 
-    /// Tricks played so far, delays left out.
-    pub fn played(&self) -> u32 {
-        locked(&self.state).played
+    /// Tricks played so far on clients whose names end so, delays left out.
+    pub fn played(&self, clients: &str) -> usize {
+        locked(&self.state).played.iter().filter(|client| client.ends_with(clients)).count()
     }
 
-    /// Held requests that were forwarded into a later transaction.
-    pub fn late(&self) -> u32 {
-        locked(&self.state).late
+    /// Held requests of theirs that were forwarded into a later transaction.
+    pub fn late(&self, clients: &str) -> usize {
+        locked(&self.state).late.iter().filter(|client| client.ends_with(clients)).count()
     }
 }
 
@@ -150,11 +157,13 @@ struct Answers {
 fn serve(state: &Arc<Mutex<State>>, client: TcpStream, server: TcpStream) {
     let answers: Arc<Mutex<Answers>> = Arc::default();
     let (Ok(from_server), Ok(to_client)) = (server.try_clone(), client.try_clone()) else { return };
+    let to_client = Arc::new(Mutex::new(to_client));
     let down = {
         let (state, answers) = (Arc::clone(state), Arc::clone(&answers));
-        std::thread::spawn(move || bring_answers(&state, &answers, from_server, to_client))
+        let to_client = Arc::clone(&to_client);
+        std::thread::spawn(move || bring_answers(&state, &answers, from_server, &to_client))
     };
-    let is_held = bring_requests(state, &answers, client, &server).unwrap_or(false);
+    let is_held = bring_requests(state, &answers, (client, &to_client), &server).unwrap_or(false);
     if !is_held {
         // Ended already.
         let _ = server.shutdown(Shutdown::Both);
@@ -162,24 +171,74 @@ fn serve(state: &Arc<Mutex<State>>, client: TcpStream, server: TcpStream) {
     let _ = down.join();
 }
 
+/// A connection's first records for a partition, while they wait for the next to be on their way. One at a time: an
+/// idempotent producer has five requests on its way at most.
+#[derive(Default)]
+struct Firsts {
+    seen: HashSet<Place>,
+    waiting: Option<(Place, Vec<u8>, Instant)>,
+}
+
+impl Firsts {
+    /// The next request. What waits is let go when the other request that it waits for does not come.
+    fn next_frame(&mut self, client: &mut TcpStream, server: &mut TcpStream) -> io::Result<Option<Vec<u8>>> {
+        if let Some((_, frame, since)) = &self.waiting {
+            client.set_read_timeout(Some(NEXT_COMES))?;
+            let is_late = client.peek(&mut [0]).is_err() || since.elapsed() > NEXT_COMES * 2;
+            client.set_read_timeout(None)?;
+            if is_late {
+                server.write_all(frame)?;
+                self.waiting = None;
+            }
+        }
+        wire::read_frame(client)
+    }
+
+    /// Whether this request waits now.
+    fn hold(&mut self, frame: &[u8]) -> bool {
+        let Some(place) = refusal::place(frame) else { return false };
+        let waits = self.seen.insert(place.clone()) && self.waiting.is_none();
+        if waits {
+            self.waiting = Some((place, frame.to_vec(), Instant::now()));
+        }
+        waits
+    }
+
+    /// The refusal of the request that has waited for this one.
+    fn refusal(&mut self, frame: &[u8]) -> Option<Vec<u8>> {
+        let place = refusal::place(frame)?;
+        let (_, first, _) = self.waiting.take_if(|(waiting, ..)| *waiting == place)?;
+        refusal::not_leader(&first)
+    }
+}
+
 /// Whether the server's connection is to stay, because a request of it is held.
 fn bring_requests(
     state: &Mutex<State>,
     answers: &Mutex<Answers>,
-    mut client: TcpStream,
+    (mut client, to_client): (TcpStream, &Mutex<TcpStream>),
     server: &TcpStream,
 ) -> io::Result<bool> {
     let mut to_server = server.try_clone()?;
     let mut is_held = false;
+    let mut firsts = Firsts::default();
     loop {
-        let frame = match wire::read_frame(&mut client) {
+        let frame = match firsts.next_frame(&mut client, &mut to_server) {
             Ok(Some(frame)) => frame,
             Ok(None) | Err(_) => return Ok(is_held),
         };
         let Some(request) = Request::of(&frame) else { return Ok(is_held) };
         locked(answers).client.clone_from(&request.client);
+        if firsts.waiting.is_some()
+            && request.api_key == wire::PRODUCE
+            && let Some(refusal) = firsts.refusal(&frame)
+        {
+            locked(state).played.push(request.client.clone());
+            locked(to_client).write_all(&refusal)?;
+        }
         match trick_for(state, &request) {
-            None => to_server.write_all(&frame)?,
+            Some(Trick::RefuseFirst) if firsts.hold(&frame) => continue,
+            None | Some(Trick::RefuseFirst) => to_server.write_all(&frame)?,
             Some(Trick::DropRequest) => {}
             Some(Trick::DropResponse) => {
                 locked(answers).swallowed.insert(request.correlation);
@@ -213,14 +272,12 @@ fn trick_for(state: &Mutex<State>, request: &Request) -> Option<Trick> {
         return Some(Trick::DropRequest);
     }
     let plan = state.plans.iter_mut().find(|plan| {
-        plan.times > 0
-            && plan.api_key == request.api_key
-            && plan.client.as_ref().is_none_or(|client| *client == request.client)
+        plan.times > 0 && plan.api_key == request.api_key && request.client.ends_with(&plan.client)
     })?;
     plan.times -= 1;
     let trick = plan.trick;
-    if !matches!(trick, Trick::Delay(_)) {
-        state.played += 1;
+    if !matches!(trick, Trick::Delay(_) | Trick::RefuseFirst) {
+        state.played.push(request.client.clone());
     }
     Some(trick)
 }
@@ -238,8 +295,8 @@ fn release_into(state: &Mutex<State>, request: &Request) {
         held.is_due && request.api_key == wire::PRODUCE && held.request.client == request.client
     };
     let Some(at) = state.held.iter().position(writes) else { return };
-    let Held { frame, mut server, .. } = state.held.swap_remove(at);
-    state.late += 1;
+    let Held { frame, mut server, request, .. } = state.held.swap_remove(at);
+    state.late.push(request.client);
     std::thread::spawn(move || {
         std::thread::sleep(INTO_THE_NEXT);
         // The broker may have gone meanwhile.
@@ -251,7 +308,7 @@ fn bring_answers(
     state: &Mutex<State>,
     answers: &Mutex<Answers>,
     mut server: TcpStream,
-    mut client: TcpStream,
+    client: &Mutex<TcpStream>,
 ) {
     while let Ok(Some(frame)) = wire::read_frame(&mut server) {
         let Some(correlation) = wire::correlation_of_response(&frame) else { break };
@@ -269,10 +326,10 @@ fn bring_answers(
                 || answers.swallowed.remove(&correlation)
                 || locked(state).cut_off.contains(&answers.client)
         };
-        if !is_swallowed && client.write_all(&frame).is_err() {
+        if !is_swallowed && locked(client).write_all(&frame).is_err() {
             break;
         }
     }
     // Ended already.
-    let _ = client.shutdown(Shutdown::Both);
+    let _ = locked(client).shutdown(Shutdown::Both);
 }

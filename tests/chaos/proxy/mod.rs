@@ -3,4 +3,5 @@
 pub mod kafka;
 pub mod plain;
 mod pump;
+mod refusal;
 pub mod wire;

@@ -7,6 +7,8 @@ use std::io::{self, Read};
 
 /// `Produce`.
 pub const PRODUCE: i16 = 0;
+/// `OffsetCommit`, which is in no transaction.
+pub const OFFSET_COMMIT: i16 = 8;
 /// `Heartbeat` of a group's member.
 pub const HEARTBEAT: i16 = 12;
 /// `AddPartitionsToTxn`.
