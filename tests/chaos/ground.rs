@@ -436,9 +436,16 @@ impl<'c> Ground<'c> {
         check::nexts(&readback::read_all(&self.cluster.kafka, topic))
     }
 
-    /// Waits until all facts that there are now are in Postgres.
-    pub fn until_projected(&mut self, limit: Duration) -> anyhow::Result<()> {
+    /// Waits until all events that there are now are done, and their facts in Postgres.
+    pub fn until_worked_off(&mut self, limit: Duration) -> anyhow::Result<()> {
         self.generator.settle()?;
+        let wanted = self.ends(&self.names.input());
+        self.until("all events are done", limit, |ground| {
+            first_behind(&wanted, &ground.offsets.last()).is_none()
+        })?;
+        if !self.workload.has_kpi() {
+            return Ok(());
+        }
         let facts = self.names.facts();
         let wanted = self.ends(&facts);
         self.until("all facts are in Postgres", limit, |ground| {

@@ -180,9 +180,7 @@ fn sleep_at(ground: &mut Ground<'_>, name: &str, place: Place, heir: Option<&str
     }
     let pause = ground.between_ms(TWO_SESSIONS_MS.0, TWO_SESSIONS_MS.1);
     ground.wait(pause);
-    if ground.workload.has_kpi() {
-        ground.until_projected(PATIENCE)?;
-    }
+    ground.until_worked_off(PATIENCE)?;
     let role = ground.fleet.get(name);
     role.set(FREEZE_AT, None);
     role.wake();

@@ -13,8 +13,10 @@ use super::wire::{self, Request};
 
 /// A held request is forwarded so long after the first records of a later transaction: they are written by then.
 const INTO_THE_NEXT: Duration = Duration::from_millis(20);
-/// A request that may be refused goes on when no other to its partition has come within this time.
-const NEXT_COMES: Duration = Duration::from_millis(300);
+/// A request that may be refused goes on when no other has come for so long, or none to its partition for so long: a
+/// producer serves its partitions in turns.
+const NONE_COMES: Duration = Duration::from_millis(300);
+const NEXT_COMES: Duration = Duration::from_millis(2_500);
 
 /// What is done to a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -183,8 +185,8 @@ impl Firsts {
     /// The next request. What waits is let go when the other request that it waits for does not come.
     fn next_frame(&mut self, client: &mut TcpStream, server: &mut TcpStream) -> io::Result<Option<Vec<u8>>> {
         if let Some((_, frame, since)) = &self.waiting {
-            client.set_read_timeout(Some(NEXT_COMES))?;
-            let is_late = client.peek(&mut [0]).is_err() || since.elapsed() > NEXT_COMES * 2;
+            client.set_read_timeout(Some(NONE_COMES))?;
+            let is_late = client.peek(&mut [0]).is_err() || since.elapsed() > NEXT_COMES;
             client.set_read_timeout(None)?;
             if is_late {
                 server.write_all(frame)?;

@@ -37,6 +37,24 @@ async fn an_owner_that_was_replaced_writes_nothing() {
     assert_eq!(offsets, [1, 3]);
 }
 
+/// An owner that is stopped in the middle of a transaction holds locks until Postgres ends its connection: whoever comes
+/// after it waits for that in one statement, and has the partition.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_that_sleeps_in_a_transaction_is_replaced() {
+    let fixture = Fixture::new("project-asleep").await;
+    let store = Store { pool: fixture.pool.clone(), group: String::from("g") };
+    let partition = Partition::new("t", 0);
+    let first = store.take_over(&partition, NextOffset(5)).await.expect("Postgres answers");
+    let mut asleep = fixture.pool.begin().await.expect("Postgres answers");
+    sqlx::query("update projector_positions set next_offset = 6 where grp = 'g'")
+        .execute(&mut *asleep)
+        .await
+        .expect("Postgres answers");
+    let second = store.take_over(&partition, NextOffset(0)).await.expect("not held up for long");
+    assert_eq!((second.next, second.epoch), (NextOffset(5), first.epoch.next()));
+    assert!(asleep.commit().await.is_err(), "it must not write when it wakes");
+}
+
 /// A projector is cut off in the middle again and again, another joins and leaves: the tables equal the oracle.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn projectors_that_die_and_join_lose_and_double_nothing() {
