@@ -76,8 +76,6 @@ stop_servers() {
     wait "$group" 2>/dev/null || true
   done
   BACKGROUND=()
-# What must be free in memory before temporary files go there.
-MEMORY_KIB_MIN=3000000
   if [ -n "$SERVERS_DIR" ]; then
     "$ROOT/scripts/services" stop --dir "$SERVERS_DIR" --purge
     rm -rf "$SERVERS_DIR"
