@@ -4,6 +4,7 @@
 //! `2026-11-23`, times as `13:00:00.5`, UUIDs in their usual form. Whole numbers stand for timestamps, dates and
 //! times as well, in the schema's own unit. Absent fields take their default, else null where null is allowed.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use apache_avro::Schema;
@@ -15,6 +16,7 @@ use rust_decimal::Decimal;
 use serde_json::Value;
 
 use crate::schema::error::SchemaError;
+use crate::schema::path::Path;
 use crate::schema::wire::{self, Wire};
 
 /// Named types of a schema, by full name.
@@ -23,60 +25,12 @@ pub type Names = HashMap<String, Schema>;
 /// How deep data may nest: a recursive type must not overflow the stack.
 const DEPTH_MAX: usize = 64;
 
-/// Where in the value we are, for messages: a list that lives on the stack.
-#[derive(Clone, Copy)]
-pub struct Path<'a> {
-    parent: Option<&'a Path<'a>>,
-    step: Step<'a>,
-    depth: usize,
-}
-
-#[derive(Clone, Copy)]
-enum Step<'a> {
-    Root,
-    Field(&'a str),
-    Index(usize),
-}
-
-impl<'a> Path<'a> {
-    /// The value itself.
-    pub const ROOT: Path<'static> = Path { parent: None, step: Step::Root, depth: 0 };
-
-    fn field(&'a self, name: &'a str) -> Path<'a> {
-        Path { parent: Some(self), step: Step::Field(name), depth: self.depth + 1 }
-    }
-
-    fn index(&'a self, at: usize) -> Path<'a> {
-        Path { parent: Some(self), step: Step::Index(at), depth: self.depth + 1 }
-    }
-
-    fn text(&self) -> String {
-        let before = self.parent.map(Path::text).filter(|before| before != ".");
-        match self.step {
-            Step::Root => String::from("."),
-            Step::Field(name) => before.map_or_else(|| name.to_owned(), |before| format!("{before}.{name}")),
-            Step::Index(at) => format!("{}[{at}]", before.unwrap_or_default()),
-        }
-    }
-
-    fn mismatch(&self, expected: impl Into<String>, found: &Value) -> SchemaError {
-        let found = match found {
-            Value::Null => String::from("null"),
-            Value::Bool(_) => String::from("a boolean"),
-            Value::Number(number) => format!("the number {number}"),
-            Value::String(text) if text.chars().count() > 40 => String::from("a long text"),
-            Value::String(text) => format!("the text {text:?}"),
-            Value::Array(_) => String::from("a list"),
-            Value::Object(_) => String::from("an object"),
-        };
-        SchemaError::Mismatch { field: self.text(), expected: expected.into(), found }
-    }
-}
-
 /// What writing needs besides the value.
 #[derive(Clone, Copy)]
 pub struct Encoder<'s> {
     pub names: &'s Names,
+    /// Items so far that took no bytes ([`wire::EMPTY_ITEMS_MAX`]).
+    pub empty_items: &'s Cell<usize>,
 }
 
 impl<'s> Encoder<'s> {
@@ -100,7 +54,13 @@ impl<'s> Encoder<'s> {
                     wire::put_long(out, items.len() as i64);
                 }
                 for (at, item) in items.iter().enumerate() {
+                    let before = out.len();
                     self.put(out, &array.items, item, path.index(at))?;
+                    self.empty_items.update(|empty| empty + usize::from(out.len() == before));
+                }
+                if self.empty_items.get() > wire::EMPTY_ITEMS_MAX {
+                    let wanted = format!("at most {} items without content", wire::EMPTY_ITEMS_MAX);
+                    return Err(path.mismatch(wanted, value));
                 }
                 wire::put_long(out, 0);
                 Ok(())

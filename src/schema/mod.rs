@@ -10,6 +10,7 @@ pub mod error;
 pub mod framing;
 mod json;
 pub mod ledger;
+mod path;
 pub mod registry;
 pub mod value;
 mod wire;

@@ -1,6 +1,7 @@
 //! The Avro schema that a topic declares for its values: JSON in, bytes out, and back; and the columns that a table of
 //! the topic has.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use apache_avro::Schema;
@@ -10,7 +11,8 @@ use serde_json::Value;
 
 use crate::schema::error::SchemaError;
 use crate::schema::framing;
-use crate::schema::json::{self, Encoder, Names, Path};
+use crate::schema::json::{self, Encoder, Names};
+use crate::schema::path::Path;
 use crate::schema::wire::Wire;
 
 /// A topic's value schema, with the id its records are framed with.
@@ -121,7 +123,8 @@ impl ValueSchema {
     pub fn encode(&self, value: &Value) -> Result<Bytes, SchemaError> {
         let mut out = Vec::with_capacity(256);
         out.extend_from_slice(&framing::header(self.id));
-        Encoder { names: &self.names }.put(&mut out, &self.schema, value, Path::ROOT)?;
+        let encoder = Encoder { names: &self.names, empty_items: &Cell::new(0) };
+        encoder.put(&mut out, &self.schema, value, Path::ROOT)?;
         Ok(Bytes::from(out))
     }
 

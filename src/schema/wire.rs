@@ -73,6 +73,9 @@ pub fn decimal(mut unscaled: i128, mut scale: u32) -> Option<Decimal> {
     }
 }
 
+/// Items of lists in one datum that may take no bytes, as nulls do. So few bytes cannot become any number of them.
+pub const EMPTY_ITEMS_MAX: usize = 1_000;
+
 /// Reads a datum from front to back. Every length is checked against what is left.
 pub struct Wire<'a> {
     rest: &'a [u8],
@@ -83,7 +86,7 @@ pub struct Wire<'a> {
 impl<'a> Wire<'a> {
     /// Reads `datum`.
     pub fn new(datum: &'a [u8]) -> Self {
-        Self { rest: datum, items_left: datum.len() }
+        Self { rest: datum, items_left: datum.len() + EMPTY_ITEMS_MAX }
     }
 
     /// Nothing may be left.
@@ -158,15 +161,10 @@ impl<'a> Wire<'a> {
             count = count.checked_neg().ok_or_else(|| SchemaError::corrupt("a block has no such length"))?;
         }
         let count = usize::try_from(count).map_err(|_| SchemaError::corrupt("a block is too long"))?;
-        // Every item but null takes a byte; more nulls than bytes, in one block or in all, are an attack, not data.
-        let left = self.items_left.checked_sub(count);
-        if count > self.rest.len() || left.is_none() {
-            return Err(SchemaError::corrupt(format!(
-                "a block of {count} items in {} bytes",
-                self.rest.len()
-            )));
-        }
-        self.items_left = left.unwrap_or(0);
+        // Every item but null takes a byte; many more nulls than bytes are an attack, not data.
+        let bytes = self.rest.len();
+        let too_many = || SchemaError::corrupt(format!("a block of {count} items in {bytes} bytes"));
+        self.items_left = self.items_left.checked_sub(count).ok_or_else(too_many)?;
         Ok(count)
     }
 }
