@@ -155,13 +155,19 @@ impl Rebuild {
     /// # Errors
     /// [`RebuildError`].
     pub async fn run(&self, mut tell: impl FnMut(Progress) + Send) -> Result<Report, RebuildError> {
-        let _hold = shadow::hold(&self.pool).await?;
+        let hold = shadow::hold(&self.pool).await?;
+        let result = self.run_held(&mut tell).await;
+        shadow::release(hold).await;
+        result
+    }
+
+    async fn run_held(&self, tell: &mut (impl FnMut(Progress) + Send)) -> Result<Report, RebuildError> {
         let topic = self.namespace.kpi_facts_topic();
         let (connection, asked) = (self.connection.clone(), Arc::clone(&topic));
         let ranges = tokio::task::spawn_blocking(move || tail::ranges(&connection, &asked));
         let ranges = ranges.await.map_err(|_| RebuildError::Reader)??;
         let mut shadow = Shadow::begin(&self.pool, &self.kpis, &ranges).await?;
-        let result = self.build(&mut shadow, &topic, &mut tell).await;
+        let result = self.build(&mut shadow, &topic, tell).await;
         // What cannot be gone on with is not left lying about; nor does a dry run leave anything.
         let is_over = matches!(result, Err(RebuildError::WentBack { .. } | RebuildError::Deleted { .. }));
         if is_over || (self.is_dry_run && result.is_ok()) {

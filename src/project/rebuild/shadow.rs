@@ -34,6 +34,16 @@ pub async fn hold(pool: &PgPool) -> Result<PoolConnection<Postgres>, RebuildErro
     if is_ours { Ok(connection) } else { Err(RebuildError::Busy) }
 }
 
+/// Lets others rebuild. Said in so many words: that a connection was closed is noticed a little later, and whoever tries
+/// again at once would be refused.
+pub async fn release(mut connection: PoolConnection<Postgres>) {
+    let unlock = sqlx::query("select pg_advisory_unlock($1)").bind(LOCK).execute(&mut *connection).await;
+    if let Err(error) = unlock {
+        // The connection ends in any case, and the lock with it.
+        tracing::debug!(%error, "the lock of the rebuild ends with its connection");
+    }
+}
+
 /// How far one partition has been read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct At {

@@ -253,6 +253,19 @@ async fn one_rebuild_runs_at_a_time() {
     assert!(matches!(refused, Err(RebuildError::Busy)), "{refused:?}");
 }
 
+/// A rebuild that has ended, well or not, does not keep the next one out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_rebuild_after_the_other_is_not_refused() {
+    let fixture = Fixture::new("rebuild-again").await;
+    let running = fixture.start();
+    fixture.write_facts(&[fact(0, 100, "EUR", chrono::Utc::now())], true).await;
+    fixture.caught_up(&running).await;
+    for _ in 0..20 {
+        fixture.rebuild(fixture.kpis.clone()).run(|_| {}).await.expect("the one before has ended");
+    }
+    running.stop().await;
+}
+
 /// Kafka does not keep all facts any more: nothing shrinks unless somebody says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn windows_whose_facts_are_deleted_are_not_lost_by_accident() {
