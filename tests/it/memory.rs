@@ -8,7 +8,7 @@ use crate::support::calls::Calls;
 use crate::support::destination::Destination;
 use crate::support::dice::Dice;
 use crate::support::millrace::Running;
-use crate::support::servers;
+use crate::support::{mock, servers};
 
 const LIMIT: Duration = Duration::from_secs(120);
 const MIB: usize = 1 << 20;
@@ -91,7 +91,7 @@ async fn a_topic_that_takes_nothing_costs_no_more_than_the_budget() {
         cluster.coordinator(MockCoordinator::Transaction(id), 1).expect("a coordinator");
     }
     tokio::task::block_in_place(|| send_backlog(&calls));
-    cluster.broker_down(2).expect("goes down");
+    mock::take_down(&cluster, 2);
     let mut worker = calls.worker("a", WORDS);
     let deadline = tokio::time::Instant::now() + LIMIT;
     while !worker.log_text().contains("transaction aborted") {

@@ -12,7 +12,7 @@ use rdkafka::mocking::{MockCluster, MockCoordinator};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use crate::copying::{Instance, Scenario};
-use crate::support::{events, servers};
+use crate::support::{events, mock, servers};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const PROVOCATIONS_MAX: usize = 5;
@@ -64,7 +64,7 @@ async fn without_group_coordinator() -> Option<WorkerError> {
     };
     send("first");
     instance.committed(1).await;
-    cluster.broker_down(2).expect("goes down");
+    mock::take_down(&cluster, 2);
     send("second");
     let Instance { running, stop } = instance;
     let mut ended = std::pin::pin!(running.ended());

@@ -3,7 +3,22 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
+
+/// Read while a program is being started; written by what must not happen meanwhile.
+pub static STARTING: RwLock<()> = RwLock::new(());
+
+/// Starts a program.
+pub fn spawn(command: &mut Command) -> std::io::Result<Child> {
+    let _starts = STARTING.read().unwrap_or_else(PoisonError::into_inner);
+    command.spawn()
+}
+
+/// Runs a program to its end.
+pub fn output(command: &mut Command) -> std::io::Result<Output> {
+    spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?.wait_with_output()
+}
 
 /// Where its servers are.
 #[derive(Clone, Debug)]
@@ -66,7 +81,7 @@ impl Millrace {
 
     /// Runs to the end.
     pub fn run(&self, words: &[&str]) -> Output {
-        self.command(words).output().expect("the binary starts")
+        output(&mut self.command(words)).expect("the binary starts")
     }
 
     /// Runs to the end and expects success.
@@ -82,12 +97,9 @@ impl Millrace {
     pub fn start(&self, name: &str, words: &[&str]) -> Running {
         let log = self.project.join(format!("{name}.log"));
         let file = File::create(&log).expect("the project folder can be written");
-        let child = self
-            .command(words)
-            .stdout(file.try_clone().expect("a file handle can be shared"))
-            .stderr(file)
-            .spawn()
-            .expect("the binary starts");
+        let mut command = self.command(words);
+        command.stdout(file.try_clone().expect("a file handle can be shared")).stderr(file);
+        let child = spawn(&mut command).expect("the binary starts");
         Running { child, log }
     }
 }

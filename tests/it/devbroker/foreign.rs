@@ -7,14 +7,11 @@ use std::process::{Command, Stdio};
 use millrace::devbroker::Settings;
 
 use super::clients::{broker, producer, read, topic, transaction};
+use crate::support::millrace::spawn;
 
 /// Runs a program with `input` on its standard input; gives its standard output.
 fn run(command: &mut Command, input: &str) -> String {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
+    let mut child = spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()))
         .unwrap_or_else(|error| panic!("{command:?}: {error}; ./scripts/test installs what is needed"));
     let mut stdin = child.stdin.take().expect("piped");
     stdin.write_all(input.as_bytes()).expect("the program reads");

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::support::millrace;
+
 /// How long anything may take; the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -43,8 +45,8 @@ pub fn dev(folder: &Path, words: &[&str], environment: &[(&str, &str)]) -> Live 
 impl Live {
     /// Starts a command that tells what happens as JSON, an object a line.
     pub fn start(mut command: Command) -> Self {
-        let mut child =
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+        let mut child = millrace::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
+            .expect("the binary starts");
         let (told, errors) = (Arc::<Mutex<Vec<Value>>>::default(), Arc::<Mutex<String>>::default());
         let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
         let mut stderr = child.stderr.take().expect("it is piped");

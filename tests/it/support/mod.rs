@@ -10,6 +10,7 @@ pub mod events;
 pub mod live;
 #[path = "../../support/millrace.rs"]
 pub mod millrace;
+pub mod mock;
 pub mod postgres;
 pub mod postgres_proxy;
 pub mod project;

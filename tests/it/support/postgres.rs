@@ -4,6 +4,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::support::millrace;
+
 /// A Postgres of this scenario's own; its folder and process go with it.
 pub struct PrivatePostgres {
     folder: tempfile::TempDir,
@@ -24,11 +26,9 @@ impl PrivatePostgres {
     /// `scripts/services COMMAND`: `start`, `stop`.
     pub fn services(&self, command: &str) -> String {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/services");
-        let output = Command::new(script)
-            .args([command, "--only", "postgres", "--dir"])
-            .arg(self.folder.path().join("services"))
-            .output()
-            .expect("the script runs");
+        let mut script = Command::new(script);
+        script.args([command, "--only", "postgres", "--dir"]).arg(self.folder.path().join("services"));
+        let output = millrace::output(&mut script).expect("the script runs");
         assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
