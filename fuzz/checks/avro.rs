@@ -67,6 +67,7 @@ pub fn check(input: &[u8]) {
             if let Ok(datum) = SCHEMA.resolve(&WRITER, rest) {
                 assert!(SCHEMA.read(&datum).is_ok(), "a datum of our schema is not read");
             }
+            resolved_to_itself(&SCHEMA, rest);
         }
         4 => {
             if let Ok(value) = serde_json::from_slice::<Value>(rest) {
@@ -124,6 +125,13 @@ fn values(schema: &ValueSchema, datum: &[u8]) {
     }
 }
 
+/// What one schema makes of its own datum is the same value.
+fn resolved_to_itself(schema: &ValueSchema, datum: &[u8]) {
+    if let Ok(resolved) = schema.resolve(schema, datum) {
+        assert_eq!(schema.read(&resolved).ok(), schema.read(datum).ok());
+    }
+}
+
 /// What was written once is a form that stays.
 fn json(schema: &ValueSchema, value: &Value) {
     let Ok(bytes) = schema.encode(value) else { return };
@@ -140,7 +148,11 @@ fn schemas(input: &[u8]) {
     if let Ok(columns) = schema.columns() {
         assert!(columns.iter().all(|column| !column.name.is_empty()));
     }
-    values(&schema, input.get(end + 1..).unwrap_or(b""));
+    let datum = input.get(end + 1..).unwrap_or(b"");
+    values(&schema, datum);
+    resolved_to_itself(&schema, datum);
+    // As somebody else's schema, on either side: it ends, with a datum or a reason.
+    let _either = (SCHEMA.resolve(&schema, datum), schema.resolve(&SCHEMA, datum));
 }
 
 /// Records of the ledger made of choices: what is written is read, and no part of it is taken for the whole.

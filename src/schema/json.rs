@@ -4,17 +4,19 @@
 //! `2026-11-23`, times as `13:00:00.5`, UUIDs in their usual form. Whole numbers stand for timestamps, dates and
 //! times as well, in the schema's own unit. Absent fields take their default, else null where null is allowed.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 
 use apache_avro::Schema;
-use apache_avro::schema::{InnerDecimalSchema, RecordSchema, UuidSchema};
+use apache_avro::schema::{
+    DecimalSchema, EnumSchema, InnerDecimalSchema, RecordField, RecordSchema, UnionSchema, UuidSchema,
+};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, NaiveTime, Timelike};
 use rust_decimal::Decimal;
 use serde_json::Value;
 
+use crate::schema::effort::Effort;
 use crate::schema::error::SchemaError;
 use crate::schema::path::Path;
 use crate::schema::wire::{self, Wire};
@@ -23,14 +25,31 @@ use crate::schema::wire::{self, Wire};
 pub type Names = HashMap<String, Schema>;
 
 /// How deep data may nest: a recursive type must not overflow the stack.
-const DEPTH_MAX: usize = 64;
+pub const DEPTH_MAX: usize = 64;
+
+/// `schema`, or the type that it refers to.
+pub fn definition<'s>(schema: &'s Schema, names: &'s Names) -> Result<&'s Schema, SchemaError> {
+    let Schema::Ref { name } = schema else { return Ok(schema) };
+    names
+        .get(&name.fullname(None))
+        .ok_or_else(|| SchemaError::NotASchema { message: format!("type {name} is not defined") })
+}
+
+/// Where the field `name` stands in `record`. Aliases do not count (`lookup` has them as well).
+pub fn field_at(record: &RecordSchema, name: &str) -> Option<usize> {
+    let at = *record.lookup.get(name)?;
+    if record.fields[at].name == name {
+        return Some(at);
+    }
+    // Another field's alias hides it in `lookup`, or it is nothing but an alias.
+    record.fields.iter().position(|field| field.name == name)
+}
 
 /// What writing needs besides the value.
 #[derive(Clone, Copy)]
 pub struct Encoder<'s> {
     pub names: &'s Names,
-    /// Items so far that took no bytes ([`wire::EMPTY_ITEMS_MAX`]).
-    pub empty_items: &'s Cell<usize>,
+    pub effort: &'s Effort,
 }
 
 impl<'s> Encoder<'s> {
@@ -45,26 +64,12 @@ impl<'s> Encoder<'s> {
         if path.depth > DEPTH_MAX {
             return Err(path.mismatch(format!("at most {DEPTH_MAX} levels"), value));
         }
-        match schema {
-            Schema::Union(union) => self.put_union(out, union.variants(), value, path),
-            Schema::Record(record) => self.put_record(out, record, value, path),
-            Schema::Array(array) => {
-                let items = value.as_array().ok_or_else(|| path.mismatch("a list", value))?;
-                if !items.is_empty() {
-                    wire::put_long(out, items.len() as i64);
-                }
-                for (at, item) in items.iter().enumerate() {
-                    let before = out.len();
-                    self.put(out, &array.items, item, path.index(at))?;
-                    self.empty_items.update(|empty| empty + usize::from(out.len() == before));
-                }
-                if self.empty_items.get() > wire::EMPTY_ITEMS_MAX {
-                    let wanted = format!("at most {} items without content", wire::EMPTY_ITEMS_MAX);
-                    return Err(path.mismatch(wanted, value));
-                }
-                wire::put_long(out, 0);
-                Ok(())
-            }
+        self.effort.step();
+        let before = out.len();
+        match definition(schema, self.names)? {
+            Schema::Union(union) => self.put_union(out, union.variants(), value, path)?,
+            Schema::Record(record) => self.put_record(out, record, value, path)?,
+            Schema::Array(array) => self.put_array(out, &array.items, value, path)?,
             Schema::Map(map) => {
                 let entries = value.as_object().ok_or_else(|| path.mismatch("an object", value))?;
                 if !entries.is_empty() {
@@ -75,14 +80,30 @@ impl<'s> Encoder<'s> {
                     self.put(out, &map.types, entry, path.field(name))?;
                 }
                 wire::put_long(out, 0);
-                Ok(())
             }
-            Schema::Ref { name } => match self.names.get(&name.fullname(None)) {
-                Some(schema) => self.put(out, schema, value, path),
-                None => Err(SchemaError::NotASchema { message: format!("type {name} is not defined") }),
-            },
-            _ => put_leaf(out, schema, value, path),
+            leaf => put_leaf(out, leaf, value, path)?,
         }
+        self.effort.wrote(before, out.len()).map_err(|wanted| path.mismatch(wanted, value))
+    }
+
+    fn put_array(
+        self,
+        out: &mut Vec<u8>,
+        schema: &'s Schema,
+        value: &Value,
+        path: Path<'_>,
+    ) -> Result<(), SchemaError> {
+        let items = value.as_array().ok_or_else(|| path.mismatch("a list", value))?;
+        if !items.is_empty() {
+            wire::put_long(out, items.len() as i64);
+        }
+        for (at, item) in items.iter().enumerate() {
+            let before = out.len();
+            self.put(out, schema, item, path.index(at))?;
+            self.effort.wrote_item(before, out.len()).map_err(|wanted| path.mismatch(wanted, value))?;
+        }
+        wire::put_long(out, 0);
+        Ok(())
     }
 
     fn put_record(
@@ -99,26 +120,14 @@ impl<'s> Encoder<'s> {
             if let Some(value) = object.get(&field.name) {
                 found += 1;
                 self.put(out, &field.schema, value, here)?;
-            } else if let Some(default) = &field.default {
-                self.put(out, &field.schema, default, here)?;
             } else {
-                match self.put(out, &field.schema, &Value::Null, here) {
-                    Ok(()) => {}
-                    Err(SchemaError::Mismatch { field, expected, .. }) => {
-                        return Err(SchemaError::Mismatch {
-                            field,
-                            expected,
-                            found: String::from("nothing"),
-                        });
-                    }
-                    Err(error) => return Err(error),
-                }
+                self.put_absent(out, field, here)?;
             }
         }
         if found == object.len() {
             return Ok(());
         }
-        let unknown = object.keys().find(|name| !record.lookup.contains_key(*name));
+        let unknown = object.keys().find(|name| field_at(record, name).is_none());
         let known: Vec<&str> = record.fields.iter().map(|field| field.name.as_str()).collect();
         Err(SchemaError::UnknownField {
             field: unknown.map_or_else(|| path.text(), |name| path.field(name).text()),
@@ -126,40 +135,27 @@ impl<'s> Encoder<'s> {
         })
     }
 
-    fn put_union(
+    /// Appends what stands for a `field` that is not there: its default, else null where null is allowed.
+    pub fn put_absent(
         self,
         out: &mut Vec<u8>,
-        variants: &'s [Schema],
-        value: &Value,
+        field: &'s RecordField,
         path: Path<'_>,
     ) -> Result<(), SchemaError> {
-        let begin = out.len();
-        let mut failure = None;
-        let mut candidates = 0;
-        for (at, variant) in variants.iter().enumerate() {
-            if value.is_null() != matches!(variant, Schema::Null) {
-                continue;
-            }
-            candidates += 1;
-            wire::put_long(out, at as i64);
-            match self.put(out, variant, value, path) {
-                Ok(()) => return Ok(()),
-                Err(error) => failure = Some(error),
-            }
-            out.truncate(begin);
+        if let Some(default) = &field.default {
+            return self.put(out, &field.schema, default, path);
         }
-        match failure {
-            Some(error) if candidates == 1 => Err(error),
-            _ => {
-                let words: Vec<String> = variants.iter().map(describe).collect();
-                Err(path.mismatch(words.join(" or "), value))
+        self.put(out, &field.schema, &Value::Null, path).map_err(|error| match error {
+            SchemaError::Mismatch { field, expected, .. } => {
+                SchemaError::Mismatch { field, expected, found: String::from("nothing") }
             }
-        }
+            other => other,
+        })
     }
 }
 
 /// What a schema wants, in words.
-fn describe(schema: &Schema) -> String {
+pub fn describe(schema: &Schema) -> String {
     match schema {
         Schema::Null => String::from("null"),
         Schema::Boolean => String::from("a boolean"),
@@ -191,7 +187,13 @@ fn describe(schema: &Schema) -> String {
     }
 }
 
-fn put_leaf(out: &mut Vec<u8>, schema: &Schema, value: &Value, path: Path<'_>) -> Result<(), SchemaError> {
+/// Appends a value that has no parts.
+pub fn put_leaf(
+    out: &mut Vec<u8>,
+    schema: &Schema,
+    value: &Value,
+    path: Path<'_>,
+) -> Result<(), SchemaError> {
     let wrong = || path.mismatch(describe(schema), value);
     match schema {
         Schema::Null => value.as_null().ok_or_else(wrong)?,
@@ -234,7 +236,7 @@ fn put_leaf(out: &mut Vec<u8>, schema: &Schema, value: &Value, path: Path<'_>) -
             match &decimal.inner {
                 InnerDecimalSchema::Bytes => wire::put_unscaled(out, unscaled),
                 InnerDecimalSchema::Fixed(fixed) => {
-                    put_fixed_decimal(out, unscaled, fixed.size).ok_or_else(wrong)?;
+                    wire::put_fixed_unscaled(out, unscaled, fixed.size).ok_or_else(wrong)?;
                 }
             }
         }
@@ -263,20 +265,6 @@ fn unscaled(value: &Value, precision: usize, scale: usize) -> Option<i128> {
     let unscaled = wire::unscaled(exact, scale)?;
     let limit = 10_u128.checked_pow(u32::try_from(precision).ok()?).unwrap_or(u128::MAX);
     (unscaled.unsigned_abs() < limit).then_some(unscaled)
-}
-
-fn put_fixed_decimal(out: &mut Vec<u8>, unscaled: i128, size: usize) -> Option<()> {
-    let bytes = unscaled.to_be_bytes();
-    let sign: u8 = if unscaled < 0 { 0xff } else { 0 };
-    if size >= 16 {
-        out.resize(out.len() + size - 16, sign);
-        out.extend_from_slice(&bytes);
-        return Some(());
-    }
-    let (cut, kept) = bytes.split_at(16 - size);
-    let fits =
-        cut.iter().all(|byte| *byte == sign) && kept.first().is_none_or(|byte| (byte ^ sign) & 0x80 == 0);
-    fits.then(|| out.extend_from_slice(kept))
 }
 
 /// Dates, times and timestamps as the number that the schema's unit makes of them.
@@ -324,29 +312,27 @@ fn moment(schema: &Schema, value: &Value) -> Option<i64> {
 /// Reads a datum of `schema`. Fields and items count as levels, as they do in [`Encoder::put`]: what was written is read.
 pub fn read(wire: &mut Wire<'_>, schema: &Schema, names: &Names, depth: usize) -> Result<Value, SchemaError> {
     if depth > DEPTH_MAX {
-        return Err(SchemaError::corrupt(format!("more than {DEPTH_MAX} levels")));
+        return Err(too_deep());
     }
-    match schema {
+    let before = wire.left();
+    let value = match definition(schema, names)? {
         Schema::Union(union) => {
-            let at = wire.long()?;
-            let variant = usize::try_from(at).ok().and_then(|at| union.variants().get(at));
-            let variant =
-                variant.ok_or_else(|| SchemaError::corrupt(format!("a union has no branch {at}")))?;
-            read(wire, variant, names, depth)
+            let variant = branch(wire, union)?;
+            read(wire, variant, names, depth)?
         }
         Schema::Record(record) => {
             let mut object = serde_json::Map::with_capacity(record.fields.len());
             for field in &record.fields {
                 object.insert(field.name.clone(), read(wire, &field.schema, names, depth + 1)?);
             }
-            Ok(Value::Object(object))
+            Value::Object(object)
         }
         Schema::Array(array) => {
             let mut items = Vec::new();
             loop {
                 let count = wire.block()?;
                 if count == 0 {
-                    return Ok(Value::Array(items));
+                    break Value::Array(items);
                 }
                 for _ in 0..count {
                     items.push(read(wire, &array.items, names, depth + 1)?);
@@ -358,7 +344,7 @@ pub fn read(wire: &mut Wire<'_>, schema: &Schema, names: &Names, depth: usize) -
             loop {
                 let count = wire.block()?;
                 if count == 0 {
-                    return Ok(Value::Object(object));
+                    break Value::Object(object);
                 }
                 for _ in 0..count {
                     let name = wire.text()?.to_owned();
@@ -366,51 +352,56 @@ pub fn read(wire: &mut Wire<'_>, schema: &Schema, names: &Names, depth: usize) -
                 }
             }
         }
-        Schema::Ref { name } => match names.get(&name.fullname(None)) {
-            Some(schema) => read(wire, schema, names, depth),
-            None => Err(SchemaError::corrupt(format!("type {name} is not defined"))),
-        },
-        _ => read_leaf(wire, schema),
-    }
+        leaf => read_leaf(wire, leaf)?,
+    };
+    wire.read_since(before)?;
+    Ok(value)
 }
 
-fn read_leaf(wire: &mut Wire<'_>, schema: &Schema) -> Result<Value, SchemaError> {
+pub fn too_deep() -> SchemaError {
+    SchemaError::corrupt(format!("more than {DEPTH_MAX} levels"))
+}
+
+/// Reads which branch of a union follows.
+pub fn branch<'s>(wire: &mut Wire<'_>, union: &'s UnionSchema) -> Result<&'s Schema, SchemaError> {
+    let at = wire.long()?;
+    let variant = usize::try_from(at).ok().and_then(|at| union.variants().get(at));
+    variant.ok_or_else(|| SchemaError::corrupt(format!("a union has no branch {at}")))
+}
+
+/// Reads which symbol of an enum follows.
+pub fn symbol<'s>(wire: &mut Wire<'_>, symbols: &'s EnumSchema) -> Result<&'s str, SchemaError> {
+    let at = wire.long()?;
+    let symbol = usize::try_from(at).ok().and_then(|at| symbols.symbols.get(at));
+    symbol.map(String::as_str).ok_or_else(|| SchemaError::corrupt(format!("an enum has no symbol {at}")))
+}
+
+/// Reads a value that has no parts.
+pub fn read_leaf(wire: &mut Wire<'_>, schema: &Schema) -> Result<Value, SchemaError> {
     Ok(match schema {
         Schema::Null => Value::Null,
-        Schema::Boolean => match wire.take(1)? {
-            [0] => Value::Bool(false),
-            [1] => Value::Bool(true),
-            other => return Err(SchemaError::corrupt(format!("{other:?} is no boolean"))),
-        },
+        Schema::Boolean => wire.boolean()?.into(),
         Schema::Int => wire.int()?.into(),
         Schema::Long => wire.long()?.into(),
-        Schema::Float => {
-            let bytes = wire.take(4)?.try_into().expect("take gives as many bytes as asked for");
-            f64::from(f32::from_le_bytes(bytes)).into()
-        }
-        Schema::Double => {
-            let bytes = wire.take(8)?.try_into().expect("take gives as many bytes as asked for");
-            f64::from_le_bytes(bytes).into()
-        }
+        Schema::Float => f64::from(wire.float()?).into(),
+        Schema::Double => wire.double()?.into(),
         Schema::Bytes => BASE64.encode(wire.bytes()?).into(),
         Schema::Fixed(fixed) => BASE64.encode(wire.take(fixed.size)?).into(),
         Schema::String | Schema::Uuid(UuidSchema::String) => wire.text()?.into(),
         Schema::Uuid(UuidSchema::Bytes) => uuid_text(wire.bytes()?)?.into(),
         Schema::Uuid(UuidSchema::Fixed(_)) => uuid_text(wire.take(16)?)?.into(),
-        Schema::Enum(symbols) => {
-            let at = wire.long()?;
-            let symbol = usize::try_from(at).ok().and_then(|at| symbols.symbols.get(at));
-            symbol.ok_or_else(|| SchemaError::corrupt(format!("an enum has no symbol {at}")))?.as_str().into()
-        }
-        Schema::Decimal(decimal) => {
-            let unscaled = match &decimal.inner {
-                InnerDecimalSchema::Bytes => wire.unscaled()?,
-                InnerDecimalSchema::Fixed(fixed) => wire::unscaled_of(wire.take(fixed.size)?)?,
-            };
-            decimal_text(unscaled, decimal.scale).into()
-        }
+        Schema::Enum(symbols) => symbol(wire, symbols)?.into(),
+        Schema::Decimal(decimal) => decimal_text(unscaled_from(wire, decimal)?, decimal.scale).into(),
         _ => moment_value(wire.long()?, schema)?,
     })
+}
+
+/// Reads a decimal's unscaled value.
+pub fn unscaled_from(wire: &mut Wire<'_>, decimal: &DecimalSchema) -> Result<i128, SchemaError> {
+    match &decimal.inner {
+        InnerDecimalSchema::Bytes => wire.unscaled(),
+        InnerDecimalSchema::Fixed(fixed) => wire::unscaled_of(wire.take(fixed.size)?),
+    }
 }
 
 fn uuid_text(bytes: &[u8]) -> Result<String, SchemaError> {
@@ -419,7 +410,7 @@ fn uuid_text(bytes: &[u8]) -> Result<String, SchemaError> {
 }
 
 /// `unscaled` × 10^-`scale` in digits, all decimals written: `42.00`.
-fn decimal_text(unscaled: i128, scale: usize) -> String {
+pub fn decimal_text(unscaled: i128, scale: usize) -> String {
     let digits = format!("{:0>width$}", unscaled.unsigned_abs(), width = scale + 1);
     let (whole, decimals) = digits.split_at(digits.len() - scale);
     let sign = if unscaled < 0 { "-" } else { "" };

@@ -6,13 +6,18 @@
 //! and a reader that knows the schema by file can read them.
 
 pub mod codec;
+mod effort;
 pub mod error;
+mod fit;
 pub mod framing;
 mod json;
 pub mod ledger;
 mod path;
+mod raw;
 pub mod registry;
+mod resolve;
 pub mod value;
+mod variants;
 mod wire;
 
 #[cfg(test)]

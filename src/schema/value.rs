@@ -1,7 +1,6 @@
 //! The Avro schema that a topic declares for its values: JSON in, bytes out, and back; and the columns that a table of
 //! the topic has.
 
-use std::cell::Cell;
 use std::sync::Arc;
 
 use apache_avro::Schema;
@@ -9,10 +8,12 @@ use apache_avro::schema::{RecordField, UnionSchema};
 use bytes::Bytes;
 use serde_json::Value;
 
+use crate::schema::effort::Effort;
 use crate::schema::error::SchemaError;
 use crate::schema::framing;
 use crate::schema::json::{self, Encoder, Names};
 use crate::schema::path::Path;
+use crate::schema::resolve::{self, Named};
 use crate::schema::wire::Wire;
 
 /// A topic's value schema, with the id its records are framed with.
@@ -123,7 +124,7 @@ impl ValueSchema {
     pub fn encode(&self, value: &Value) -> Result<Bytes, SchemaError> {
         let mut out = Vec::with_capacity(256);
         out.extend_from_slice(&framing::header(self.id));
-        let encoder = Encoder { names: &self.names, empty_items: &Cell::new(0) };
+        let encoder = Encoder { names: &self.names, effort: &Effort::new(out.len()) };
         encoder.put(&mut out, &self.schema, value, Path::ROOT)?;
         Ok(Bytes::from(out))
     }
@@ -140,24 +141,17 @@ impl ValueSchema {
     }
 
     /// A datum written with the schema `writer`, as a datum of this one: fields are matched by name, absent ones take
-    /// their defaults (Avro's schema resolution).
+    /// their defaults (Avro's schema resolution). Takes time and memory in proportion to the datum and no more.
     ///
     /// # Errors
     /// [`SchemaError::Corrupt`] when the bytes are not `writer`'s, or the two schemas do not go together.
     pub fn resolve(&self, writer: &Self, datum: &[u8]) -> Result<Vec<u8>, SchemaError> {
-        let mut rest = datum;
-        let reader = apache_avro::reader::datum::GenericDatumReader::builder(&writer.schema)
-            .reader_schema(&self.schema)
-            .build()
-            .map_err(|error| SchemaError::corrupt(error.to_string()))?;
-        let value = reader.read_value(&mut rest).map_err(|error| SchemaError::corrupt(error.to_string()))?;
-        if !rest.is_empty() {
-            return Err(SchemaError::corrupt(format!("{} bytes are left over", rest.len())));
-        }
-        apache_avro::writer::datum::GenericDatumWriter::builder(&self.schema)
-            .build()
-            .and_then(|datum| datum.write_value_to_vec(value))
-            .map_err(|error| SchemaError::corrupt(error.to_string()))
+        resolve::resolve(writer.named(), self.named(), datum)
+    }
+
+    /// For the parts of this folder.
+    pub(super) fn named(&self) -> Named<'_> {
+        Named { schema: &self.schema, names: &self.names }
     }
 
     /// The columns of a table of this topic, in the fields' order.
@@ -229,19 +223,15 @@ fn single(union: &UnionSchema) -> Option<&Schema> {
 
 /// Gathers named types and refuses those that have no counterpart in JSON and SQL.
 fn collect(schema: &Schema, names: &mut Names) -> Result<(), SchemaError> {
+    if let Some(name) = schema.name().filter(|_| !matches!(schema, Schema::Ref { .. })) {
+        // A schema may refer to a type by its alias as well.
+        for alias in schema.aliases().into_iter().flatten() {
+            names.insert(alias.fullname(None), schema.clone());
+        }
+        names.insert(name.fullname(None), schema.clone());
+    }
     match schema {
-        Schema::Record(record) => {
-            names.insert(record.name.fullname(None), schema.clone());
-            record.fields.iter().try_for_each(|field| collect(&field.schema, names))
-        }
-        Schema::Enum(named) => {
-            names.insert(named.name.fullname(None), schema.clone());
-            Ok(())
-        }
-        Schema::Fixed(named) => {
-            names.insert(named.name.fullname(None), schema.clone());
-            Ok(())
-        }
+        Schema::Record(record) => record.fields.iter().try_for_each(|field| collect(&field.schema, names)),
         Schema::Array(array) => collect(&array.items, names),
         Schema::Map(map) => collect(&map.types, names),
         Schema::Union(union) => union.variants().iter().try_for_each(|variant| collect(variant, names)),

@@ -51,6 +51,21 @@ pub fn put_unscaled(out: &mut Vec<u8>, unscaled: i128) {
     put_bytes(out, &bytes[from..]);
 }
 
+/// The two's complement of `unscaled` in `size` bytes, big endian. `None` when it does not fit.
+pub fn put_fixed_unscaled(out: &mut Vec<u8>, unscaled: i128, size: usize) -> Option<()> {
+    let bytes = unscaled.to_be_bytes();
+    let sign: u8 = if unscaled < 0 { 0xff } else { 0 };
+    if size >= 16 {
+        out.resize(out.len() + size - 16, sign);
+        out.extend_from_slice(&bytes);
+        return Some(());
+    }
+    let (cut, kept) = bytes.split_at(16 - size);
+    let fits =
+        cut.iter().all(|byte| *byte == sign) && kept.first().is_none_or(|byte| (byte ^ sign) & 0x80 == 0);
+    fits.then(|| out.extend_from_slice(kept))
+}
+
 /// `value` in units of 10^-`scale`, rounded half to even where it has more digits. `None` when it does not fit.
 pub fn unscaled(value: Decimal, scale: u32) -> Option<i128> {
     let value = if value.scale() > scale { value.round_dp(scale) } else { value };
@@ -76,17 +91,43 @@ pub fn decimal(mut unscaled: i128, mut scale: u32) -> Option<Decimal> {
 /// Items of lists in one datum that may take no bytes, as nulls do. So few bytes cannot become any number of them.
 pub const EMPTY_ITEMS_MAX: usize = 1_000;
 
+/// How many values of any kind (fields, items) may take no bytes in a datum of `bytes`: types that hold one another
+/// twice, with nothing at the bottom, are any number of values in no bytes at all.
+pub fn empty_values_max(bytes: usize) -> usize {
+    EMPTY_ITEMS_MAX + bytes.saturating_mul(8)
+}
+
 /// Reads a datum from front to back. Every length is checked against what is left.
 pub struct Wire<'a> {
     rest: &'a [u8],
     /// How many items of arrays and maps may still come.
     items_left: usize,
+    /// How many values that take no bytes may still come.
+    empty_left: usize,
 }
 
 impl<'a> Wire<'a> {
     /// Reads `datum`.
     pub fn new(datum: &'a [u8]) -> Self {
-        Self { rest: datum, items_left: datum.len() + EMPTY_ITEMS_MAX }
+        Self {
+            rest: datum,
+            items_left: datum.len() + EMPTY_ITEMS_MAX,
+            empty_left: empty_values_max(datum.len()),
+        }
+    }
+
+    /// Bytes that are left.
+    pub fn left(&self) -> usize {
+        self.rest.len()
+    }
+
+    /// Counts a value that was read since `before` bytes were left, if it took none.
+    pub fn read_since(&mut self, before: usize) -> Result<(), SchemaError> {
+        if self.rest.len() == before {
+            let left = self.empty_left.checked_sub(1);
+            self.empty_left = left.ok_or_else(|| SchemaError::corrupt("too many values without content"))?;
+        }
+        Ok(())
     }
 
     /// Nothing may be left.
@@ -120,6 +161,24 @@ impl<'a> Wire<'a> {
     pub fn int(&mut self) -> Result<i32, SchemaError> {
         let value = self.long()?;
         i32::try_from(value).map_err(|_| SchemaError::corrupt(format!("{value} is no int")))
+    }
+
+    pub fn boolean(&mut self) -> Result<bool, SchemaError> {
+        match self.take(1)? {
+            [0] => Ok(false),
+            [1] => Ok(true),
+            other => Err(SchemaError::corrupt(format!("{other:?} is no boolean"))),
+        }
+    }
+
+    pub fn float(&mut self) -> Result<f32, SchemaError> {
+        let bytes = self.take(4)?.try_into().expect("take gives as many bytes as asked for");
+        Ok(f32::from_le_bytes(bytes))
+    }
+
+    pub fn double(&mut self) -> Result<f64, SchemaError> {
+        let bytes = self.take(8)?.try_into().expect("take gives as many bytes as asked for");
+        Ok(f64::from_le_bytes(bytes))
     }
 
     pub fn bytes(&mut self) -> Result<&'a [u8], SchemaError> {
