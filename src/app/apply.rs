@@ -295,9 +295,5 @@ async fn are_led(connection: &Connection, topics: &[TopicChange]) -> anyhow::Res
     let connection = connection.clone();
     let names: Vec<(String, i32)> =
         topics.iter().map(|topic| (topic.wanted.name.to_string(), topic.wanted.partitions)).collect();
-    let ask = move || {
-        let names: Vec<(&str, i32)> = names.iter().map(|(name, count)| (name.as_str(), *count)).collect();
-        tail::are_led(&connection, &names)
-    };
-    Ok(tokio::task::spawn_blocking(ask).await??)
+    Ok(tokio::task::spawn_blocking(move || tail::are_led(&connection, &names)).await??)
 }

@@ -14,6 +14,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{IsError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 
+use crate::kafka::native::milliseconds;
 use crate::position::Partition;
 
 /// A record, or an error, that librdkafka holds.
@@ -159,7 +160,7 @@ impl FetchQueue {
     /// each to `each`. Returns whether there were fewer.
     pub fn take(&mut self, records_max: usize, wait: Duration, mut each: impl FnMut(&Fetched<'_>)) -> bool {
         self.batch.resize(records_max.max(1), ptr::null_mut());
-        let wait_ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
+        let wait_ms = milliseconds(wait);
         // A call for many would wait its whole time unless all of them came.
         let first = self.fill(0, 1, wait_ms);
         let rest = if first == 1 { self.fill(1, self.batch.len() - 1, 0) } else { 0 };

@@ -8,6 +8,7 @@ pub mod beacon;
 pub mod consumer;
 pub mod exclusive;
 mod fetched;
+mod leaders;
 pub(crate) mod native;
 mod notes;
 pub mod offsets;

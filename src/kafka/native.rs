@@ -5,11 +5,17 @@
 
 use std::ffi::{CStr, CString};
 use std::ptr;
+use std::time::Duration;
 
 use rdkafka::bindings as sys;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::IsError;
 use rdkafka::topic_partition_list::TopicPartitionList;
+
+/// A time as C takes it.
+pub(super) fn milliseconds(time: Duration) -> i32 {
+    i32::try_from(time.as_millis()).unwrap_or(i32::MAX)
+}
 
 /// End of a partition as the last fetch told; nothing is asked of the broker. `None` before the first fetch.
 pub fn cached_end<C: ConsumerContext>(

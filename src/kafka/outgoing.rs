@@ -11,6 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::failpoint::{Rule, keeps};
 use crate::kafka::fetched::Fetched;
+use crate::kafka::leaders;
 use crate::kafka::partitioner::partition_of;
 use crate::kafka::raw_producer::{RawProducer, TopicHandle};
 use crate::kafka::suspicion::{self, Counters};
@@ -241,8 +242,9 @@ fn look_up(producer: &RawProducer<Reports>, name: &Arc<str>) -> Result<Topic, Se
     if partitions == 0 {
         return Err(missing());
     }
-    let begun = Instant::now();
-    while let Err(error) = producer.ask_leaders(name, partitions, ASK_TIMEOUT) {
+    // A leader that does not know of it yet would refuse the first records and take the next (see [`RawProducer`]).
+    let (begun, all) = (Instant::now(), [(name.to_string(), partitions)]);
+    while let Err(error) = leaders::ask(producer.client(), &all, ASK_TIMEOUT) {
         if begun.elapsed() > ASK_TIMEOUT {
             return Err(failed(error));
         }

@@ -13,11 +13,11 @@ use rdkafka::bindings as sys;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{IsError, KafkaError, RDKafkaErrorCode};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::{RDKafkaRespErr, RDKafkaType};
 
 use crate::kafka::fetched::Fetched;
-use crate::kafka::native::Membership;
+use crate::kafka::native::{Membership, milliseconds};
 use crate::record::{Header, OutRecord};
 
 /// Name under which librdkafka knows who looks at acknowledgements.
@@ -210,24 +210,6 @@ impl<C: ClientContext> RawProducer<C> {
         !unsafe { sys::rd_kafka_flush(self.client.native_ptr(), milliseconds(timeout)) }.is_error()
     }
 
-    /// Asks the leaders of all `partitions` of `topic` for their ends; blocks up to `timeout`. Right after a topic was made, a
-    /// broker may be named as leader that does not know of it yet: it would refuse the first records and take the next
-    /// (see [`watch`]).
-    pub fn ask_leaders(&self, topic: &str, partitions: i32, timeout: Duration) -> Result<(), KafkaError> {
-        let mut list = TopicPartitionList::with_capacity(usize::try_from(partitions).unwrap_or(0));
-        for partition in 0..partitions {
-            list.add_partition_offset(topic, partition, Offset::End)?;
-        }
-        // SAFETY: client and list are alive during the call.
-        let answer = unsafe {
-            sys::rd_kafka_offsets_for_times(self.client.native_ptr(), list.ptr(), milliseconds(timeout))
-        };
-        if answer.is_error() {
-            return Err(KafkaError::MetadataFetch(answer.into()));
-        }
-        list.elements().iter().try_for_each(|element| element.error())
-    }
-
     /// Gives one record to the queue; copies its bytes. Does not block.
     pub fn produce(
         &self,
@@ -289,10 +271,6 @@ impl<C: ClientContext> Drop for RawProducer<C> {
 unsafe fn text<'a>(text: *const c_char) -> &'a CStr {
     // SAFETY: the caller's: null, or ended with zero and alive for 'a.
     if text.is_null() { c"" } else { unsafe { CStr::from_ptr(text) } }
-}
-
-fn milliseconds(time: Duration) -> i32 {
-    i32::try_from(time.as_millis()).unwrap_or(i32::MAX)
 }
 
 /// librdkafka's levels are those of syslog.

@@ -12,6 +12,7 @@ use rdkafka::{ClientConfig, ClientContext};
 
 use crate::kafka::arena::Arena;
 use crate::kafka::fetched::Fetched;
+use crate::kafka::leaders::{self, has_no_leader_yet};
 use crate::kafka::settings::{self, Connection};
 use crate::position::{NextOffset, Partition};
 use crate::record::InRecord;
@@ -21,32 +22,18 @@ const RECORDS_MAX: usize = 500;
 /// Pause before a topic that was just made is asked for its ends again.
 const LEADER_PAUSE: Duration = Duration::from_millis(100);
 
-/// Whether every partition of `topics` (name and partitions) has a leader that answers. Right after a topic was made, a
-/// broker may be named as leader that does not know of it yet. Blocks; one request for each broker.
+/// Whether every partition of `topics` (name and partitions) has a leader that answers; see [`leaders`]. Blocks.
 ///
 /// # Errors
 /// When Kafka does not answer, or refuses.
-pub fn are_led(connection: &Connection, topics: &[(&str, i32)]) -> Result<bool, TailError> {
+pub fn are_led(connection: &Connection, topics: &[(String, i32)]) -> Result<bool, TailError> {
     let Some((first, _)) = topics.first() else { return Ok(true) };
-    let read = |source| TailError::Read { topic: (*first).to_owned(), source };
-    let mut list = TopicPartitionList::new();
-    for (topic, partitions) in topics {
-        for partition in 0..*partitions {
-            list.add_partition_offset(topic, partition, Offset::End).map_err(read)?;
-        }
-    }
     let consumer = reader(&settings::plain_reader(connection), first)?;
-    let ends = match consumer.offsets_for_times(list, ASK_TIMEOUT) {
-        Err(error) if has_no_leader_yet(&error) => return Ok(false),
-        ends => ends.map_err(read)?,
-    };
-    for end in ends.elements() {
-        match end.error() {
-            Err(error) if has_no_leader_yet(&error) => return Ok(false),
-            answer => answer.map_err(read)?,
-        }
+    match leaders::ask(consumer.client(), topics, ASK_TIMEOUT) {
+        Err(error) if has_no_leader_yet(&error) => Ok(false),
+        Err(source) => Err(TailError::Read { topic: first.clone(), source }),
+        Ok(()) => Ok(true),
     }
-    Ok(true)
 }
 
 /// Where to begin.
@@ -107,24 +94,6 @@ impl ClientContext for Quiet {
 }
 
 impl ConsumerContext for Quiet {}
-
-/// Whether partitions are still looking for a leader, as those of a topic that was just made do.
-fn has_no_leader_yet(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::NotLeaderForPartition
-                | RDKafkaErrorCode::LeaderNotAvailable
-                | RDKafkaErrorCode::UnknownTopicOrPartition
-                | RDKafkaErrorCode::UnknownPartition
-                // The broker has not heard yet that it leads.
-                | RDKafkaErrorCode::UnknownLeaderEpoch
-                | RDKafkaErrorCode::FencedLeaderEpoch
-                | RDKafkaErrorCode::OffsetNotAvailable
-                | RDKafkaErrorCode::ReplicaNotAvailable
-        )
-    )
-}
 
 /// The oldest offset of a partition that is kept, and its end, asked again while the partition has no leader yet.
 pub(super) fn watermarks<C: ConsumerContext>(

@@ -31,7 +31,7 @@ async fn whether_new_partitions_have_leaders_is_told() {
     let connection = Connection::plain(servers::kafka(), "tail-test");
     let ask = {
         let topic = topic.clone();
-        move || tail::are_led(&connection, &[(&topic, 12)]).expect("Kafka answers")
+        move || tail::are_led(&connection, &[(topic.clone(), 12)]).expect("Kafka answers")
     };
     let missing = ask.clone();
     assert!(!tokio::task::spawn_blocking(missing).await.expect("no panic"), "there is no such topic");
