@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use sqlx::Connection as _;
 
 use crate::support::live::{self, Live, PATIENCE};
+use crate::support::millrace::output;
 use crate::support::{readback, servers};
 
 const KEY: &str = "dev-key";
@@ -63,6 +64,12 @@ fn sender(started: &Value) -> Sender {
     Sender::new(started["endpoint"].as_str().expect("an address").to_owned()).expect("a client")
 }
 
+/// `millrace dev` on a database of the common server: to make a cluster takes a second of a core.
+async fn dev_with_database(folder: &Path, environment: &[(&str, &str)]) -> Live {
+    let database = servers::database(&servers::unique("dev")).await;
+    live::dev(folder, &["--postgres", &database.url], environment)
+}
+
 /// Gives the shop's endpoint one order.
 async fn post(sender: &Sender, key: &str, order: &Value) {
     let signing = Signing::Header { name: String::from("x-api-key"), secret: Secret::new(key) };
@@ -88,7 +95,7 @@ fn postgres_url(started: &Value) -> String {
 #[tokio::test]
 async fn a_change_is_taken_over_and_a_bad_one_is_refused() {
     let folder = shop();
-    let mut dev = live::dev(folder.path(), &[], &[]);
+    let mut dev = dev_with_database(folder.path(), &[]).await;
     let started = dev.what("started");
     assert_eq!(started["made_up"], json!(["MILLRACE_TEST_SHOP_KEY"]));
     let example = started["examples"][0][1].as_str().expect("a command");
@@ -139,7 +146,7 @@ async fn a_change_is_taken_over_and_a_bad_one_is_refused() {
 async fn reloads_lose_no_event_and_double_none() {
     let events = servers::amount(400, 200);
     let folder = shop();
-    let mut dev = live::dev(folder.path(), &[], &KEY_SET);
+    let mut dev = dev_with_database(folder.path(), &KEY_SET).await;
     let started = dev.what("started");
     let posting = {
         let sender = sender(&started);
@@ -226,7 +233,7 @@ async fn kept_tables_stay_and_what_was_made_of_topics_does_not() {
 fn refused(folder: &Path, words: &[&str]) -> (i32, String) {
     let folder = folder.display().to_string();
     let words: Vec<&str> = ["dev", "--project", &folder].into_iter().chain(words.iter().copied()).collect();
-    let Output { status, stderr, .. } = live::command(&words).output().expect("the binary starts");
+    let Output { status, stderr, .. } = output(&mut live::command(&words)).expect("the binary starts");
     (status.code().expect("it ended by itself"), String::from_utf8_lossy(&stderr).into_owned())
 }
 
@@ -247,7 +254,7 @@ async fn what_stands_in_the_way_is_said_before_anything_starts() {
     let mut broken = PIPELINE.to_owned();
     broken.push_str("nonsense: true\n");
     write(folder.path(), "pipelines/orders.yaml", &broken);
-    let mut dev = live::dev(folder.path(), &[], &[]);
+    let mut dev = dev_with_database(folder.path(), &[]).await;
     let then = dev.what("mistakes")["then"].clone();
     assert!(then.as_str().is_some_and(|then| then.contains("nothing is started yet")), "{then}");
     write(folder.path(), "pipelines/orders.yaml", PIPELINE);
