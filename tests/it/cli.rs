@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::millrace::Running;
+use crate::support::millrace::{self, Running};
 use crate::support::scenario::Scenario;
 use crate::support::{events, readback, servers};
 
@@ -102,13 +102,9 @@ async fn apply_brings_servers_to_what_the_project_says() {
 async fn servers_that_are_not_there_are_named() {
     let scenario = Scenario::new("cli-away", SECRET).await;
     let closed = |flag: &str, address: &str| {
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_millrace"))
-            .args(["plan", "--project"])
-            .arg(scenario.folder.path())
-            .args([flag, address])
-            .env_clear()
-            .output()
-            .expect("the binary starts");
+        let mut plan = std::process::Command::new(env!("CARGO_BIN_EXE_millrace"));
+        plan.args(["plan", "--project"]).arg(scenario.folder.path()).args([flag, address]).env_clear();
+        let output = millrace::output(&mut plan).expect("the binary starts");
         (code(&output), stderr(&output))
     };
     for (flag, address) in [

@@ -1,11 +1,14 @@
 //! The private Postgres cluster: used, kept, two at once, refused, and gone with the process that started it.
 
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use millrace::postgres::private::{self, Cluster, Folder, PrivateError};
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
+
+use crate::support::millrace::STARTING;
 
 async fn ask(url: &str, question: &'static str) -> i64 {
     let mut connection = PgConnection::connect(url).await.expect("the cluster answers");
@@ -22,7 +25,15 @@ async fn order(url: &str, order: &'static str) {
 
 /// Starting waits; the test's runtime does not.
 async fn start(folder: Folder) -> Result<Cluster, PrivateError> {
-    tokio::task::spawn_blocking(move || Cluster::start(&folder, 0)).await.expect("it does not panic")
+    start_at(folder, 0).await
+}
+
+async fn start_at(folder: Folder, port: u16) -> Result<Cluster, PrivateError> {
+    let start = move || {
+        let _starts = STARTING.read().unwrap_or_else(PoisonError::into_inner);
+        Cluster::start(&folder, port)
+    };
+    tokio::task::spawn_blocking(start).await.expect("it does not panic")
 }
 
 /// The folder in which the server at `port` works, found by its process.
@@ -90,8 +101,7 @@ async fn a_kept_cluster_goes_on_where_it_was() {
 async fn a_port_that_is_taken_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = taken.local_addr().expect("it is bound").port();
-    let started = tokio::task::spawn_blocking(move || Cluster::start(&Folder::Temporary, port)).await;
-    let error = started.expect("it does not panic").expect_err("the port is taken");
+    let error = start_at(Folder::Temporary, port).await.expect_err("the port is taken");
     assert!(matches!(error, PrivateError::PortTaken { port: named } if named == port), "{error}");
 }
 

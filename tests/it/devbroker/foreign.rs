@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use millrace::devbroker::Settings;
 
 use super::clients::{broker, producer, read, topic, transaction};
-use crate::support::millrace::spawn;
+use crate::support::millrace::{output, spawn};
 
 /// Runs a program with `input` on its standard input; gives its standard output.
 fn run(command: &mut Command, input: &str) -> String {
@@ -60,7 +60,7 @@ fn java() -> Option<Command> {
     let jars = folder.filter(|path| path.join("kafka-tools-4.2.1.jar").exists()).last()?;
     let java = std::env::var_os("JAVA_HOME")
         .map_or_else(|| "java".into(), |home| PathBuf::from(home).join("bin/java"));
-    Command::new(&java).arg("-version").output().ok()?;
+    output(Command::new(&java).arg("-version")).ok()?;
     let mut command = Command::new(java);
     command.args(["-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp"]).arg(jars.join("*"));
     Some(command)

@@ -69,8 +69,10 @@ impl PrivatePostgres {
 
     fn copy(&self, from: &str, to: &str) {
         let folder = self.folder.path().join("services/postgres");
-        let status = Command::new("cp").arg("-a").arg(folder.join(from)).arg(folder.join(to)).status();
-        assert!(status.expect("cp is there").success(), "{from} is copied to {to}");
+        let mut copy = Command::new("cp");
+        copy.arg("-a").arg(folder.join(from)).arg(folder.join(to));
+        let output = millrace::output(&mut copy).expect("cp is there");
+        assert!(output.status.success(), "{from} is copied to {to}");
     }
 }
 
@@ -78,9 +80,8 @@ impl Drop for PrivatePostgres {
     fn drop(&mut self) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/services");
         let folder = self.folder.path().join("services");
-        let _ended = Command::new(script)
-            .args(["stop", "--purge", "--only", "postgres", "--dir"])
-            .arg(folder)
-            .output();
+        let mut script = Command::new(script);
+        script.args(["stop", "--purge", "--only", "postgres", "--dir"]).arg(folder);
+        let _ended = millrace::output(&mut script);
     }
 }
