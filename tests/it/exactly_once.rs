@@ -11,10 +11,14 @@ const LIMIT: Duration = Duration::from_secs(120);
 async fn copies_everything_once_while_instances_come_and_go() {
     let scenario = Scenario::new("copy", 12).await;
     let count = servers::amount(100_000, 20_000);
-    events::produce(&servers::kafka(), &scenario.input, &events::generate(1, count, 10_000));
+    let all = events::generate(1, count, 10_000);
+    let (begin, rest) = all.split_at(all.len() / 2);
+    events::produce(&servers::kafka(), &scenario.input, begin);
+    // Alone, or the second may do everything before the first has its partitions.
     let mut first = Instance::start(scenario.exactly_once(0), scenario.copy());
-    let second = Instance::start(scenario.exactly_once(1), scenario.copy());
     first.committed(1).await;
+    let second = Instance::start(scenario.exactly_once(1), scenario.copy());
+    events::produce(&servers::kafka(), &scenario.input, rest);
     first.drop_at_once().await;
     let third = Instance::start(scenario.exactly_once(0), scenario.copy());
     tokio::task::block_in_place(|| scenario.wait_until_caught_up(LIMIT));
