@@ -1,5 +1,7 @@
 //! Places in a value, for messages about it.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use crate::schema::error::SchemaError;
@@ -11,6 +13,16 @@ pub struct Path<'a> {
     step: Step<'a>,
     /// Levels above.
     pub depth: usize,
+}
+
+/// Characters of a name that are shown: keys of maps may be as long as a record.
+const SHOWN_MAX: usize = 64;
+
+fn short(name: &str) -> Cow<'_, str> {
+    match name.char_indices().nth(SHOWN_MAX) {
+        Some((end, _)) => Cow::Owned(format!("{}…", &name[..end])),
+        None => Cow::Borrowed(name),
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -36,7 +48,10 @@ impl<'a> Path<'a> {
         let before = self.parent.map(Path::text).filter(|before| before != ".");
         match self.step {
             Step::Root => String::from("."),
-            Step::Field(name) => before.map_or_else(|| name.to_owned(), |before| format!("{before}.{name}")),
+            Step::Field(name) => {
+                let name = short(name);
+                before.map_or_else(|| name.clone().into_owned(), |before| format!("{before}.{name}"))
+            }
             Step::Index(at) => format!("{}[{at}]", before.unwrap_or_default()),
         }
     }

@@ -222,13 +222,15 @@ where
                 }
             }
             Schema::Array(array) => {
-                for index in 0.. {
+                let mut index = 0;
+                loop {
                     let count = self.wire.block().map_err(|error| at(path, error))?;
                     if count == 0 {
                         break;
                     }
                     for _ in 0..count {
                         self.skip(&array.items, path.index(index))?;
+                        index += 1;
                     }
                 }
             }

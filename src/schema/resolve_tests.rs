@@ -358,6 +358,20 @@ fn what_is_dropped_is_checked_like_what_is_kept() {
     }
 }
 
+#[test]
+fn a_reason_names_the_place_in_few_words() {
+    let texts = record(r#"{"name":"m","type":{"type":"map","values":{"type":"array","items":"string"}}}"#);
+    let numbers = texts.replace(r#""items":"string""#, r#""items":["null","long"]"#);
+    let key = "k".repeat(100_000);
+    let expected =
+        format!("field `m.{}…[0]`: expected null or a whole number, the writer has text", "k".repeat(64));
+    check_refused(&texts, &numbers, json!({"m": {key: ["x"]}}), &expected);
+    // What is dropped has its place as well, blocks of lists included.
+    let writer = schema(&record(r#"{"name":"gone","type":{"type":"array","items":"boolean"}}"#));
+    let error = schema(&record("")).resolve(&writer, &[2, 0, 2, 3, 0]).expect_err("no boolean").to_string();
+    assert!(error.ends_with("field `gone[1]`: [3] is no boolean"), "{error}");
+}
+
 /// A type that holds `levels` types, each of which holds the next one twice: 2^`levels` values in no byte.
 fn doubling(levels: usize) -> String {
     (1..=levels).fold(String::from(r#"{"type":"record","name":"T0","fields":[]}"#), |inner, level| {
