@@ -166,7 +166,7 @@ impl Worker {
     }
 
     /// What a test commits in place of what is finished: all that was read.
-    fn commit_read(&self, indices: &[usize]) -> Result<(), WorkerError> {
+    fn commit_read(&mut self, indices: &[usize]) -> Result<(), WorkerError> {
         let read = |index: &usize| {
             let held = self.assignment.get(*index);
             Some(Commit::at(held.partition.clone(), held.tracker.as_ref()?.read()?))

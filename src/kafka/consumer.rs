@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::consumer::{self, BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -15,6 +15,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::failpoint::{Rule, keeps};
 use crate::kafka::arena::Arena;
+use crate::kafka::commit_queue::CommitQueue;
 use crate::kafka::fetched::{FetchQueue, Fetched};
 use crate::kafka::native::{self, Membership};
 use crate::kafka::notes::{Notes, add_assignment, list_of, locked, partitions_of, remove_assignment};
@@ -27,8 +28,6 @@ use crate::record::InRecord;
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 /// About so many bytes come with one poll; limits are looked at between two.
 const POLL_BYTES_MAX: usize = 4 << 20;
-/// A commit that is not answered for so long is taken for lost.
-const COMMIT_PATIENCE: Duration = Duration::from_secs(15);
 
 /// What the group wants of this member. Its coordinator waits until the engine has followed.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -110,8 +109,9 @@ pub enum From {
 
 /// A member of a consumer group. Closes on drop, which may take seconds.
 pub struct GroupConsumer {
-    // Before the consumer, which must live longer.
+    // Both before the consumer, which must live longer.
     fetched: FetchQueue,
+    commits: CommitQueue,
     consumer: BaseConsumer<Notes>,
     group: String,
     /// Static membership.
@@ -138,8 +138,10 @@ impl GroupConsumer {
         consumer.subscribe(&topics).map_err(start)?;
         let no_memory = || KafkaError::ClientCreation("no memory for a queue".to_owned());
         let fetched = FetchQueue::new(&consumer).ok_or_else(no_memory).map_err(start)?;
+        let commits = CommitQueue::new(&consumer).ok_or_else(no_memory).map_err(start)?;
         Ok(Self {
             fetched,
+            commits,
             consumer,
             group: settings.group.clone(),
             instance: settings.instance.clone(),
@@ -161,6 +163,7 @@ impl GroupConsumer {
         wait: Duration,
         records: &mut Vec<InRecord>,
     ) -> Result<bool, ConsumerError> {
+        self.commits.serve();
         let records_max = records_max.min(POLL_BYTES_MAX / self.record_bytes.max(1)).max(1);
         let Self { consumer, fetched, topics, arena_bytes, epochs, record_bytes, .. } = self;
         let mut arena = Arena::with_capacity(*arena_bytes);
@@ -200,9 +203,9 @@ impl GroupConsumer {
         std::mem::take(&mut *locked(&self.consumer.context().intents))
     }
 
-    /// Why the last asynchronous commit failed, once.
+    /// Why an asynchronous commit failed, once.
     pub fn take_commit_failure(&mut self) -> Option<KafkaError> {
-        locked(&self.consumer.context().commit_failure).take()
+        self.commits.take_failure()
     }
 
     /// Which errors end the work and which pass by themselves.
@@ -384,22 +387,19 @@ impl GroupConsumer {
     ///
     /// # Errors
     /// When the broker refuses (sync), or librdkafka does not take it.
-    pub fn commit(&self, commits: &[Commit], mode: CommitMode) -> Result<(), ConsumerError> {
+    pub fn commit(&mut self, commits: &[Commit], mode: CommitMode) -> Result<(), ConsumerError> {
         let list = offsets::commit_list(commits).map_err(|source| self.failed("name an offset", source))?;
-        let mode = match mode {
-            CommitMode::Async => {
-                *locked(&self.consumer.context().commit_since) = Some(Instant::now());
-                consumer::CommitMode::Async
-            }
-            CommitMode::Sync => consumer::CommitMode::Sync,
+        let result = match mode {
+            CommitMode::Async => self.commits.send(&self.consumer, &list),
+            CommitMode::Sync => self.consumer.commit(&list, consumer::CommitMode::Sync),
         };
-        self.consumer.commit(&list, mode).map_err(|source| self.failed("commit offsets", source))
+        result.map_err(|source| self.failed("commit offsets", source))
     }
 
     /// Whether an asynchronous commit waits for its answer. A next one would overtake it when it is repeated, and the
     /// committed offset go back.
     pub fn is_committing(&self) -> bool {
-        locked(&self.consumer.context().commit_since).is_some_and(|since| since.elapsed() < COMMIT_PATIENCE)
+        self.commits.is_waiting()
     }
 
     /// This member, for a transaction's offsets; `None` while it is not in the group or has lost its partitions.

@@ -5,6 +5,7 @@ pub mod settings;
 pub mod admin;
 mod arena;
 pub mod beacon;
+mod commit_queue;
 pub mod consumer;
 pub mod exclusive;
 mod fetched;

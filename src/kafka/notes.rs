@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
 
 use rdkafka::ClientContext;
 use rdkafka::bindings::rd_kafka_resp_err_t as ResponseCode;
@@ -17,9 +16,6 @@ use crate::position::Partition;
 #[derive(Default)]
 pub(crate) struct Notes {
     pub(crate) intents: Mutex<Vec<Intent>>,
-    pub(crate) commit_failure: Mutex<Option<KafkaError>>,
-    /// Since when a commit waits for its answer.
-    pub(crate) commit_since: Mutex<Option<Instant>>,
     /// From then on nobody follows intents, and the callback does it itself.
     pub(crate) is_closing: AtomicBool,
 }
@@ -46,13 +42,6 @@ impl ConsumerContext for Notes {
             Intent::Revoke(partitions)
         };
         locked(&self.intents).push(intent);
-    }
-
-    fn commit_callback(&self, result: Result<(), KafkaError>, _offsets: &TopicPartitionList) {
-        *locked(&self.commit_since) = None;
-        if let Err(error) = result {
-            *locked(&self.commit_failure) = Some(error);
-        }
     }
 }
 

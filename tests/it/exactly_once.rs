@@ -74,6 +74,24 @@ async fn at_least_once_loses_nothing() {
     assert!(doubled <= 20_000, "{doubled} doubled: more than one batch");
 }
 
+/// Shorter than the worker waits for an answer to a commit before it takes it for lost.
+const SOON: Duration = Duration::from_secs(8);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_least_once_commits_as_it_goes() {
+    let scenario = Scenario::new("alo-soon", 2).await;
+    let instance = Instance::start(scenario.at_least_once(), scenario.copy());
+    for round in 0..3 {
+        events::produce(&servers::kafka(), &scenario.input, &events::generate(60 + round, 500, 50));
+        // The first round waits for the group, too.
+        let limit = if round == 0 { LIMIT } else { SOON };
+        tokio::task::block_in_place(|| scenario.wait_until_caught_up(limit));
+    }
+    instance.drain().await;
+    let doubled = tokio::task::block_in_place(|| scenario.assert_at_least_once());
+    assert_eq!(doubled, 0, "nobody stopped");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_process_of_the_same_identity_makes_the_first_stop() {
     let scenario = Scenario::new("fenced", 2).await;
