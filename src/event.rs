@@ -30,13 +30,28 @@ impl<'r> Attributes<Cow<'r, str>> {
     /// Reads the attributes of a record. A record that is no CloudEvent gets the id `topic/partition/offset`, its
     /// topic as source and an empty type, so that every record can be traced.
     pub fn lent(record: &'r InRecord) -> Self {
+        let text = |value: &'r Option<Bytes>| std::str::from_utf8(value.as_deref()?).ok();
+        let (mut id, mut source, mut kind, mut subject, mut time, mut tenant) =
+            (None, None, None, None, None, None);
+        // One pass; of a repeated name the last counts, whatever is in it.
+        for Header { name, value } in &record.headers {
+            match name.as_bytes() {
+                b"ce_id" => id = text(value),
+                b"ce_source" => source = text(value),
+                b"ce_type" => kind = text(value),
+                b"ce_subject" => subject = text(value),
+                b"ce_time" => time = text(value),
+                b"ce_tenant" => tenant = text(value),
+                _ => {}
+            }
+        }
         Self {
-            id: id_of(record),
-            source: Cow::Borrowed(source_of(record)),
-            kind: Cow::Borrowed(kind_of(record)),
-            subject: record.header_text("ce_subject").map(Cow::Borrowed),
-            time: time_of(record),
-            tenant: record.header_text("ce_tenant").map(Cow::Borrowed),
+            id: id.map_or_else(|| made_up_id(record), Cow::Borrowed),
+            source: Cow::Borrowed(source.unwrap_or(&record.topic)),
+            kind: Cow::Borrowed(kind.unwrap_or("")),
+            subject: subject.map(Cow::Borrowed),
+            time: time.and_then(parsed),
+            tenant: tenant.map(Cow::Borrowed),
         }
     }
 }
@@ -60,8 +75,12 @@ impl Attributes {
 pub fn id_of(record: &InRecord) -> Cow<'_, str> {
     match record.header_text("ce_id") {
         Some(id) => Cow::Borrowed(id),
-        None => Cow::Owned(format!("{}/{}/{}", record.topic, record.partition, record.offset)),
+        None => made_up_id(record),
     }
+}
+
+fn made_up_id(record: &InRecord) -> Cow<'_, str> {
+    Cow::Owned(record.source().to_string())
 }
 
 /// Source of a record's event.
@@ -76,8 +95,11 @@ pub fn kind_of(record: &InRecord) -> &str {
 
 /// When a record's event happened, as its sender says.
 pub fn time_of(record: &InRecord) -> Option<DateTime<Utc>> {
-    let time = DateTime::parse_from_rfc3339(record.header_text("ce_time")?).ok()?;
-    sayable(time.with_timezone(&Utc))
+    parsed(record.header_text("ce_time")?)
+}
+
+fn parsed(time: &str) -> Option<DateTime<Utc>> {
+    sayable(DateTime::parse_from_rfc3339(time).ok()?.with_timezone(&Utc))
 }
 
 /// `time`, if `ce_time` can say it: RFC 3339 has the years 0 to 9999.
@@ -126,5 +148,50 @@ impl Event {
             }
         }
         OutRecord { topic, partition: None, timestamp_ms: None, key, value: Some(payload), headers }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const VALUES: [&[u8]; 5] = [b"a", b"", b"\xff", b"2026-11-26T01:02:03Z", b"2026-11-26T01:02:03+05:30"];
+
+    proptest! {
+        /// Read together, the attributes are what each of them is alone.
+        #[test]
+        fn attributes_are_those_of_the_last_headers(
+            headers in prop::collection::vec(
+                (
+                    prop::sample::select(
+                        &["ce_id", "ce_source", "ce_type", "ce_subject", "ce_time", "ce_tenant", "other"][..],
+                    ),
+                    prop::option::weighted(0.9, prop::sample::select(&VALUES[..])),
+                ),
+                0..8,
+            ),
+        ) {
+            let headers = headers.into_iter().map(|(name, value)| Header {
+                name: HeaderName::from_static(name),
+                value: value.map(Bytes::from_static),
+            });
+            let record = InRecord {
+                topic: "in".into(),
+                partition: 3,
+                offset: 7,
+                timestamp_ms: None,
+                key: None,
+                value: None,
+                headers: headers.collect(),
+            };
+            let Attributes { id, source, kind, subject, time, tenant } = Attributes::lent(&record);
+            prop_assert_eq!(id, id_of(&record));
+            prop_assert_eq!((&*source, &*kind), (source_of(&record), kind_of(&record)));
+            prop_assert_eq!(subject.as_deref(), record.header_text("ce_subject"));
+            prop_assert_eq!(tenant.as_deref(), record.header_text("ce_tenant"));
+            prop_assert_eq!(time, time_of(&record));
+        }
     }
 }

@@ -24,7 +24,7 @@ use crate::engine::sender::SenderSettings;
 use crate::engine::settings::{Process, Processing, Stop, WorkerSettings};
 use crate::engine::verdict::Verdict;
 use crate::engine::watchdog::{self, Attempts, Patience};
-use crate::engine::{replayed, run, worker};
+use crate::engine::{replayed, run, straight, worker};
 use crate::failpoint::{Rule, keeps};
 use crate::fault::{Fault, FaultClass};
 use crate::kafka::settings::{ConsumerSettings, Fetching, ProducerSettings, TransactionSettings};
@@ -335,8 +335,8 @@ impl GroupRun {
             }
             is_wanted = true;
             match behind.iter().find(|(pipeline, _)| *pipeline == number) {
-                Some((_, tier)) => all.extend(counted.following(self, record, &past, *tier, now)),
-                None => all.extend(counted.through(self, record, &past, now).await),
+                Some((_, tier)) => add(&mut all, counted.following(self, record, &past, *tier, now)),
+                None => add(&mut all, counted.through(self, record, &past, now).await),
             }
         }
         if !is_wanted {
@@ -361,6 +361,15 @@ impl GroupRun {
     }
 }
 
+/// Appends; mostly there is nothing before, and the list is kept as it is.
+fn add(all: &mut Vec<OutRecord>, more: Vec<OutRecord>) {
+    if all.is_empty() {
+        *all = more;
+    } else {
+        all.extend(more);
+    }
+}
+
 impl Counted {
     async fn through(
         &self,
@@ -369,6 +378,9 @@ impl Counted {
         past: &Past,
         now: DateTime<Utc>,
     ) -> Vec<OutRecord> {
+        if let Some(verdict) = straight::process(&self.pipeline, record, &group.services, now) {
+            return self.written(group, record, past, verdict);
+        }
         // Pinned before it is wrapped: what is moved is a pointer.
         let run = std::pin::pin!(run::process(&self.pipeline, record, past, &group.services, now));
         let run = AssertUnwindSafe(run).catch_unwind();

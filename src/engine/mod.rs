@@ -28,5 +28,6 @@ pub mod offline;
 pub mod outbox;
 pub mod replayed;
 pub mod run;
+pub mod straight;
 pub mod verdict;
 pub mod watchdog;

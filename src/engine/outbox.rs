@@ -5,7 +5,6 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::io::Write as _;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -22,7 +21,7 @@ use crate::fault::{Fault, FaultClass};
 use crate::kafka::settings::ProducerSettings;
 use crate::ledger::{ExecutionResult, KpiFact, Namespace, Outcome, Results};
 use crate::plan::pipeline::Pipeline;
-use crate::record::{Header, InRecord, OutRecord};
+use crate::record::{Header, InRecord, OutRecord, Source};
 use crate::schema::codec::Codec;
 
 /// Longest key of a result or fact. Of a longer one the begin is taken: what has the same key has the same begin, and stays
@@ -87,14 +86,15 @@ impl Outbox {
         }
         let source = Header::of(headers::SOURCE, kept(|text| put_source(text, record)));
         let mut verdict = refuse_too_large(verdict, &source, &self.sizes);
-        let outputs = std::mem::take(&mut verdict.records);
-        let mut all = Vec::with_capacity(outputs.len() + verdict.facts.len() + 2);
+        // They stay in their list: it has room, and each list is an allocation.
+        let mut all = std::mem::take(&mut verdict.records);
         let attributes = Attributes::lent(record);
-        let result = execution(pipeline, record, (&past, &verdict, outputs.len()), &attributes);
+        let result = execution(pipeline, record, (&past, &verdict, all.len()), &attributes);
         let outcome = verdict.outcome;
         match outcome {
-            Outcome::DeadLettered if !keeps(Rule::DeadLetters) => {}
+            Outcome::DeadLettered if !keeps(Rule::DeadLetters) => all.clear(),
             Outcome::DeadLettered => {
+                all.clear();
                 let finished_at = verdict.started_at + verdict.duration;
                 let mut letter =
                     letter(pipeline, (record, &past), &result, verdict.fault.as_ref(), finished_at);
@@ -102,10 +102,7 @@ impl Outbox {
                 all.push(letter);
             }
             Outcome::Succeeded | Outcome::Filtered => {
-                for mut output in outputs {
-                    output.headers.push(source.clone());
-                    all.push(output);
-                }
+                all.iter_mut().for_each(|output| output.headers.push(source.clone()));
                 all.extend(verdict.facts.iter().map(|fact| self.fact(fact, record, &source)));
             }
         }
@@ -269,7 +266,31 @@ fn kept(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
 
 /// `topic/partition/offset`.
 fn put_source(text: &mut Vec<u8>, record: &InRecord) {
-    write!(text, "{}", record.source()).expect("writing to memory does not fail");
+    let Source { topic, partition, offset } = record.source();
+    text.extend_from_slice(topic.as_bytes());
+    text.push(b'/');
+    put_decimal(text, i64::from(partition));
+    text.push(b'/');
+    put_decimal(text, offset);
+}
+
+/// A number as text, without the formatter: two of them are written for each record.
+fn put_decimal(text: &mut Vec<u8>, number: i64) {
+    if number < 0 {
+        text.push(b'-');
+    }
+    let mut digits = [0; 20];
+    let mut from = digits.len();
+    let mut rest = number.unsigned_abs();
+    loop {
+        from -= 1;
+        digits[from] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    text.extend_from_slice(&digits[from..]);
 }
 
 /// An event that has been a dead letter leaves a result whatever becomes of it: nobody could tell otherwise that it is

@@ -11,8 +11,8 @@ use chrono::{DateTime, Utc};
 use crate::config::step;
 use crate::connectors::scripted::Script;
 use crate::engine::comeback::Past;
-use crate::engine::run;
 use crate::engine::verdict::Verdict;
+use crate::engine::{run, straight};
 use crate::expr::types::Types;
 use crate::fault::FaultClass;
 use crate::ledger::Outcome;
@@ -107,10 +107,14 @@ fn ran(pipeline: &Pipeline, record: &InRecord) -> Verdict {
     let services = services();
     let past = Past::default();
     let verdict = pin!(run::process(pipeline, record, &past, &services, now()));
-    match verdict.poll(&mut Context::from_waker(Waker::noop())) {
+    let verdict = match verdict.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(verdict) => verdict,
         Poll::Pending => panic!("waits"),
+    };
+    if let Some(short) = straight::process(pipeline, record, &services, now()) {
+        assert_eq!(format!("{short:?}"), format!("{verdict:?}"), "the short way");
     }
+    verdict
 }
 
 fn values(verdict: &Verdict) -> Vec<&str> {
@@ -330,3 +334,6 @@ fn a_run_can_be_sent_to_another_thread() {
 
 #[path = "verdict_history_tests.rs"]
 mod history;
+
+#[path = "straight_tests.rs"]
+mod short;
