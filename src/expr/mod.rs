@@ -12,6 +12,7 @@
 //! are those whose result can be far larger than their input (decompression).
 
 mod pass;
+mod plain;
 pub mod program;
 pub mod projection;
 pub mod scope;

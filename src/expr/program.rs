@@ -9,6 +9,7 @@ use vrl::compiler::{CompileConfig, ExpressionError, Function, ProgramInfo, TimeZ
 use vrl::diagnostic::{Diagnostic, DiagnosticList, Note};
 use vrl::path::{OwnedSegment, OwnedTargetPath, PathPrefix};
 
+use crate::expr::plain::{self, Plain};
 use crate::expr::projection::{Projection, Reach};
 use crate::expr::scope::{FIELDS, Metadata, Scope};
 use crate::expr::types::Types;
@@ -74,6 +75,8 @@ pub struct Program {
     reads_metadata: Metadata,
     result: Kind,
     has_loop: bool,
+    /// Its meaning, when that needs no runtime.
+    plain: Option<Plain>,
 }
 
 /// What a program may do to the value.
@@ -158,6 +161,12 @@ fn compile(node: &Node, types: &Types, access: Access, lints: &mut Lints) -> Opt
         reads_metadata,
         result: compiled.program.final_type_info().result.kind().clone(),
         has_loop: text.contains("->"),
+        plain: Plain::of(text, info, |text| {
+            let config = CompileConfig::default();
+            let compiled =
+                vrl::compiler::compile_with_external(text, &FUNCTIONS, &types.environment(), config);
+            plain::constant_of(&compiled.ok()?.program)
+        }),
         place: format!("{}:{line}", node.span.file.path.display()).into(),
         node: Arc::new(node.clone()),
         compiled: Arc::new(compiled.program),
@@ -349,6 +358,12 @@ impl Program {
         self.compiled.info().target_assignments.iter().any(is_whole)
     }
 
+    /// The same without the short cut; `None` when there is none.
+    #[cfg(test)]
+    pub(super) fn under_the_runtime(&self) -> Option<Self> {
+        self.plain.as_ref().map(|_| Self { plain: None, ..self.clone() })
+    }
+
     /// Its result when it is the same for every event: `true` in `when: true`.
     pub fn constant(&self) -> Option<Value> {
         let info = self.compiled.info();
@@ -382,6 +397,9 @@ impl Program {
     }
 
     fn run(&self, scope: &mut Scope<'_>) -> Result<Value, Fault> {
+        if let Some(plain) = &self.plain {
+            return Ok(plain.resolve(scope));
+        }
         let outcome = RUNTIME.with_borrow_mut(|runtime| {
             runtime.clear();
             if self.has_loop {

@@ -235,6 +235,41 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn plain_programs_come_to_what_the_runtime_says(
+        path in path(),
+        constant in prop::option::of(prop::sample::select(&["true", "false", "0", "7", "\"\"", "\"a b\""][..])),
+        map in statement(),
+        texts in prop::collection::vec(text(), 10),
+    ) {
+        let short = expression(&constant.map_or(path.clone(), |constant| format!("{path} == {constant}")));
+        let Some(full) = short.under_the_runtime() else {
+            prop_assert!(path.ends_with(']'), "{} is plain", path);
+            return Ok(());
+        };
+        let Some(map) = program::compile_program(&node(&map), &mut Types::default(), &mut Lints::default()) else {
+            return Ok(());
+        };
+        for text in texts {
+            let record = record(&text);
+            let projection = program::projection([&short, &map].into_iter());
+            let ended = |program: &Program, is_changed: bool| {
+                let now = DateTime::<Utc>::UNIX_EPOCH;
+                let mut scope = match &projection {
+                    Some(projection) => Scope::projected(&record, now, projection),
+                    None => Scope::new(&record, now),
+                };
+                let mapped = is_changed.then(|| map.transform(&mut scope).is_ok());
+                (mapped, program.evaluate(&mut scope), scope.is_part())
+            };
+            for is_changed in [false, true] {
+                prop_assert_eq!(ended(&short, is_changed), ended(&full, is_changed));
+            }
+        }
+    }
+}
+
 /// What was decoded in part stays so.
 fn spliced(map_text: &str, text: &str) -> String {
     let map = map(map_text);
