@@ -21,6 +21,7 @@
 //! `at_least_once` sends outputs as records finish, and commits offsets after the acknowledgements.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -30,7 +31,7 @@ use tokio::sync::{oneshot, watch};
 use crate::engine::assignment::{Assignment, Released};
 use crate::engine::at_least_once::{Progress, Unsent};
 use crate::engine::budget::Share;
-use crate::engine::park::Park;
+use crate::engine::park::{Park, Way};
 use crate::engine::returning::Scans;
 use crate::engine::sender::{Order, Outcome, Sender, SenderSettings};
 use crate::engine::settings::{Process, Processing, Stop, WorkerError, WorkerSettings};
@@ -108,6 +109,8 @@ pub(super) struct Worker {
     pub(super) process: Process,
     pub(super) stop: Stop,
     pub(super) consumer: GroupConsumer,
+    /// Empty between two polls; keeps its room.
+    inbox: Vec<InRecord>,
     pub(super) sender: Sender,
     pub(super) tasks: Tasks,
     pub(super) assignment: Assignment,
@@ -152,6 +155,7 @@ impl Worker {
             process,
             stop,
             consumer,
+            inbox: Vec::new(),
             sender,
             tasks,
             assignment: Assignment::default(),
@@ -220,20 +224,35 @@ impl Worker {
         let is_quiet = self.tasks.is_idle() && !self.sender.is_busy() && self.ready() == 0;
         let is_quiet = is_quiet && self.intents.is_empty() && self.rewind_at.is_none();
         let wait = if is_quiet { IDLE_WAIT } else { BUSY_WAIT };
-        let mut records = Vec::new();
+        let mut records = std::mem::take(&mut self.inbox);
         self.was_short = self.consumer.poll(POLL_RECORDS_MAX, wait, &mut records)?;
         if self.rewind_at.is_some() || self.stopping_until.is_some() || self.is_halted() {
             return Ok(());
         }
         let (now, time) = (Instant::now(), Utc::now());
         self.status.counts.records += records.len() as u64;
-        for record in records {
-            if self.is_back(&record) {
+        // Most records are of the topic of the one before.
+        let mut last: Option<(Arc<str>, bool)> = None;
+        for record in records.drain(..) {
+            let is_back = match &last {
+                Some((topic, is_back)) if Arc::ptr_eq(topic, &record.topic) => *is_back,
+                _ => {
+                    let is_back = self.is_back(&record);
+                    last = Some((Arc::clone(&record.topic), is_back));
+                    is_back
+                }
+            };
+            if is_back {
                 self.take_back(record, now, time);
             } else if let Some(ticket) = self.assignment.admit(&record, now) {
-                self.begin(ticket, record, time);
+                if self.settings.is_cpu_only && !self.park.keeps_any_order() {
+                    self.work(ticket, record, Way::OPEN, time);
+                } else {
+                    self.begin(ticket, record, time);
+                }
             }
         }
+        self.inbox = records;
         Ok(())
     }
 
@@ -244,6 +263,11 @@ impl Worker {
             return;
         }
         let way = self.way(&ticket, &record);
+        self.work(ticket, record, way, time);
+    }
+
+    /// Works on a record of a group that does not wait.
+    fn work(&mut self, ticket: Ticket, record: InRecord, way: Way, time: DateTime<Utc>) {
         match (self.process)(record, way, time) {
             Processing::Done(outputs) => self.complete(ticket, outputs),
             Processing::Pending(work) => self.tasks.run_unordered(ticket, work),

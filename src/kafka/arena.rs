@@ -14,6 +14,25 @@ pub(crate) struct Arena {
     headers: Vec<(Name, Option<Range>)>,
 }
 
+/// How large a batch is: bytes of keys, values and headers, and the numbers of records and headers.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Size {
+    bytes: usize,
+    records: usize,
+    headers: usize,
+}
+
+impl Size {
+    /// Room to begin the next batch with: a batch of which little came does not make it small at once.
+    pub(crate) fn or_half_of(self, before: Self) -> Self {
+        Self {
+            bytes: self.bytes.max(before.bytes / 2),
+            records: self.records.max(before.records / 2),
+            headers: self.headers.max(before.headers / 2),
+        }
+    }
+}
+
 type Range = std::ops::Range<usize>;
 
 /// Name of a header.
@@ -35,9 +54,16 @@ struct Pending {
 }
 
 impl Arena {
-    /// Room for `bytes`; grows when more come.
-    pub(crate) fn with_capacity(bytes: usize) -> Self {
-        Self { bytes: BytesMut::with_capacity(bytes), pending: Vec::new(), headers: Vec::new() }
+    /// Room for a batch of this `size`; grows when more come.
+    pub(crate) fn with_capacity(size: Size) -> Self {
+        let Size { bytes, records, headers } = size;
+        let bytes = BytesMut::with_capacity(bytes);
+        Self { bytes, pending: Vec::with_capacity(records), headers: Vec::with_capacity(headers) }
+    }
+
+    /// How much there is so far.
+    pub(crate) fn size(&self) -> Size {
+        Size { bytes: self.bytes.len(), records: self.pending.len(), headers: self.headers.len() }
     }
 
     /// Records so far.
@@ -50,9 +76,9 @@ impl Arena {
         self.pending.is_empty()
     }
 
-    /// Bytes of keys, values and headers so far.
-    pub(crate) fn size_bytes(&self) -> usize {
-        self.bytes.len()
+    /// Bytes of a record, on average; `None` when there is none.
+    pub(crate) fn record_bytes(&self) -> Option<usize> {
+        self.bytes.len().checked_div(self.pending.len())
     }
 
     /// Copies a record's bytes.

@@ -14,7 +14,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::failpoint::{Rule, keeps};
-use crate::kafka::arena::Arena;
+use crate::kafka::arena::{Arena, Size};
 use crate::kafka::commit_queue::CommitQueue;
 use crate::kafka::fetched::{FetchQueue, Fetched};
 use crate::kafka::native::{self, Membership};
@@ -119,7 +119,8 @@ pub struct GroupConsumer {
     start: Start,
     /// Names of the topics seen, so that records share them.
     topics: Vec<Arc<str>>,
-    arena_bytes: usize,
+    /// Room for the records of the next poll.
+    room: Size,
     /// Bytes of a record of the last batch, on average.
     record_bytes: usize,
     epochs: Epochs,
@@ -147,7 +148,7 @@ impl GroupConsumer {
             instance: settings.instance.clone(),
             start: settings.start,
             topics: settings.topics.iter().map(|topic| Arc::from(topic.as_str())).collect(),
-            arena_bytes: 0,
+            room: Size::default(),
             record_bytes: 0,
             epochs: Epochs::default(),
         })
@@ -165,10 +166,9 @@ impl GroupConsumer {
     ) -> Result<bool, ConsumerError> {
         self.commits.serve();
         let records_max = records_max.min(POLL_BYTES_MAX / self.record_bytes.max(1)).max(1);
-        let Self { consumer, fetched, topics, arena_bytes, epochs, record_bytes, .. } = self;
-        let mut arena = Arena::with_capacity(*arena_bytes);
-        let mut add = |arena: &mut Arena, message: &Fetched<'_>| {
-            let topic = shared_name(topics, message.topic());
+        let Self { consumer, fetched, topics, room, epochs, record_bytes, .. } = self;
+        let mut arena = Arena::with_capacity(*room);
+        let mut add = |arena: &mut Arena, message: &Fetched<'_>, topic: Arc<str>| {
             epochs.saw(&topic, message.partition(), message.offset(), message.leader_epoch());
             arena.add(topic, message);
         };
@@ -176,7 +176,7 @@ impl GroupConsumer {
             // A partition that could not be forwarded.
             Some(Ok(message)) => {
                 if let Some(message) = Fetched::of(&message) {
-                    add(&mut arena, &message);
+                    add(&mut arena, &message, shared_name(topics, message.topic()));
                 }
                 None
             }
@@ -184,15 +184,21 @@ impl GroupConsumer {
             None => None,
         };
         let wait = if locked(&consumer.context().intents).is_empty() { wait } else { Duration::ZERO };
-        let is_short = fetched.take(records_max, wait, |message| match message.error() {
-            None => add(&mut arena, message),
-            Some(code) => failed = Some(KafkaError::MessageConsumption(code)),
+        // Most records are of the topic of the one before.
+        let mut last: Option<(usize, Arc<str>)> = None;
+        let is_short = fetched.take(records_max, wait, |message| match (message.error(), &last) {
+            (Some(code), _) => failed = Some(KafkaError::MessageConsumption(code)),
+            (None, Some((handle, topic))) if *handle == message.topic_handle() => {
+                add(&mut arena, message, Arc::clone(topic));
+            }
+            (None, _) => {
+                let topic = shared_name(topics, message.topic());
+                last = Some((message.topic_handle(), Arc::clone(&topic)));
+                add(&mut arena, message, topic);
+            }
         });
-        // A poll that brings little does not make the next one begin small.
-        *arena_bytes = arena.size_bytes().max(*arena_bytes / 2);
-        if !arena.is_empty() {
-            *record_bytes = arena.size_bytes() / arena.len();
-        }
+        *room = arena.size().or_half_of(*room);
+        *record_bytes = arena.record_bytes().unwrap_or(*record_bytes);
         arena.finish(records);
         failed.map_or(Ok(()), |error| self.judge(error))?;
         Ok(is_short)

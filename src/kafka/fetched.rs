@@ -58,6 +58,11 @@ impl<'m> Fetched<'m> {
         unsafe { CStr::from_ptr(sys::rd_kafka_topic_name(topic)) }.to_str().unwrap_or("")
     }
 
+    /// Tells topics of records of one call of [`FetchQueue::take`] apart, without their names.
+    pub fn topic_handle(&self) -> usize {
+        self.message().rkt.addr()
+    }
+
     /// Number of the partition.
     pub fn partition(&self) -> i32 {
         self.message().partition

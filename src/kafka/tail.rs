@@ -10,7 +10,7 @@ use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::{ClientConfig, ClientContext};
 
-use crate::kafka::arena::Arena;
+use crate::kafka::arena::{Arena, Size};
 use crate::kafka::fetched::Fetched;
 use crate::kafka::leaders::{self, has_no_leader_yet};
 use crate::kafka::settings::{self, Connection};
@@ -258,7 +258,7 @@ impl Tail {
             return Ok(false);
         }
         let begun = Instant::now();
-        let mut arena = Arena::with_capacity(0);
+        let mut arena = Arena::with_capacity(Size::default());
         while arena.len() < RECORDS_MAX && !self.is_at_end() {
             let left = wait.saturating_sub(begun.elapsed());
             let left = if arena.is_empty() { left } else { Duration::ZERO };
