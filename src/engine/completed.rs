@@ -88,6 +88,11 @@ impl Completed {
         self.0[begin..].iter().map(move |range| range.start.max(from)..range.end)
     }
 
+    /// How many there are of [`Self::since`].
+    pub fn ranges_since(&self, from: i64) -> usize {
+        self.0.len() - self.0.partition_point(|range| range.end <= from)
+    }
+
     /// The text for a commit of `base`; empty when nothing beyond it is done.
     pub fn encode(&self, base: NextOffset) -> String {
         // The base itself is not done, or the commit would go further.
@@ -138,11 +143,11 @@ impl Completed {
     }
 }
 
-/// How long a text may become at most, whatever is completed next: `unfinished` records of the `span` offsets after
-/// the base are not done yet. There are no more runs than records that separate them.
-pub fn text_bytes_bound(span: usize, unfinished: usize) -> usize {
+/// How long a text may become at most, whatever is completed next: of the `span` offsets after the base there are
+/// `apart` places (records not done yet, mostly) that can hold two runs apart.
+pub fn text_bytes_bound(span: usize, apart: usize) -> usize {
     let bits = span / 8 + 1;
-    let numbers = (2 * (unfinished + 1)).min(span.max(1)) as f64;
+    let numbers = (2 * (apart + 1)).min(span.max(1)) as f64;
     // A varint of `n` has at most 1 + log128(n) bytes, which add up to the most when the offsets are shared out evenly.
     let share = (span + 1) as f64 / numbers;
     let runs = (numbers * (1.0 + share.max(1.0).ln() / 128_f64.ln())).ceil() as usize;

@@ -287,8 +287,9 @@ impl Tracker {
         let end = self.carried.end().map_or(seen, |end| end.max(seen));
         let base = self.committed.map_or(front.offset, |committed| committed.0.min(front.offset));
         let span = usize::try_from(end.abs_diff(base)).unwrap_or(usize::MAX);
-        // What was carried over and not read again yet came from a text of bounded length.
-        completed::text_bytes_bound(span, self.slots.len() - self.done)
+        // Of what was carried over and not read again yet nobody knows what lies between.
+        let unread = self.carried.ranges_since(seen + 1);
+        completed::text_bytes_bound(span, self.slots.len() - self.safe + unread)
     }
 
     /// Records done that [`Self::take_prefix`] would release.

@@ -84,6 +84,20 @@ fn what_was_done_before_a_crash_is_not_worked_on_again() {
     assert_eq!(after.take_prefix(usize::MAX, &mut Vec::new()), Some(NextOffset(150)));
 }
 
+/// Found in a million histories.
+#[test]
+fn what_is_not_read_again_yet_has_room_in_the_text() {
+    let mut carried = Completed::default();
+    (1..200).for_each(|run| carried.push(run * 10_000..run * 10_000 + 1));
+    let mut after = Tracker::new(Epoch(1), Some(NextOffset(0)), carried);
+    let now = Instant::now();
+    after.admit(0, 10, now);
+    after.admit(5, 10, now);
+    assert_eq!(after.acknowledge(Epoch(1), 5), Completion::Kept);
+    let text = after.completed().encode(NextOffset(0));
+    assert!(text.len() > 500 && text.len() <= after.completed_bytes_bound(), "{}", text.len());
+}
+
 #[test]
 fn what_is_not_read_again_yet_is_not_forgotten() {
     let mut carried = Completed::default();
