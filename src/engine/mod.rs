@@ -12,6 +12,7 @@ pub mod assignment;
 pub mod budget;
 pub mod completed;
 pub mod lanes;
+mod pace;
 pub mod park;
 pub mod sender;
 pub mod status;

@@ -30,6 +30,16 @@ pub enum SenderSettings {
     Plain(ProducerSettings),
 }
 
+impl SenderSettings {
+    /// Within this time a record is acknowledged or has failed.
+    pub(super) fn delivery_timeout(&self) -> Duration {
+        match self {
+            Self::Transactions(settings) => settings.delivery_timeout(),
+            Self::Plain(settings) => settings.delivery_timeout,
+        }
+    }
+}
+
 /// One thing to send.
 pub enum Order {
     /// One transaction.
@@ -90,6 +100,11 @@ impl Sender {
     /// Since when it works on the present order.
     pub fn busy_since(&self) -> Option<Instant> {
         self.busy_since
+    }
+
+    /// Whether it has worked on the present order for at least `limit`.
+    pub fn is_busy_for(&self, limit: Duration) -> bool {
+        self.busy_since.is_some_and(|since| since.elapsed() >= limit)
     }
 
     /// Hands over an order. Must not be called while busy.

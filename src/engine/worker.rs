@@ -31,6 +31,7 @@ use tokio::sync::{oneshot, watch};
 use crate::engine::assignment::{Assignment, Released};
 use crate::engine::at_least_once::{Progress, Unsent};
 use crate::engine::budget::Share;
+use crate::engine::pace::Pace;
 use crate::engine::park::{Park, Way};
 use crate::engine::returning::Scans;
 use crate::engine::sender::{Order, Outcome, Sender, SenderSettings};
@@ -112,6 +113,7 @@ pub(super) struct Worker {
     /// Empty between two polls; keeps its room.
     inbox: Vec<InRecord>,
     pub(super) sender: Sender,
+    pace: Pace,
     pub(super) tasks: Tasks,
     pub(super) assignment: Assignment,
     pub(super) share: Share,
@@ -151,12 +153,14 @@ impl Worker {
         let sender = Sender::spawn(&group, settings.sender.clone(), settings.beacon.clone())?;
         let consumer = GroupConsumer::join(&settings.consumer)?;
         let tasks = Tasks::new(settings.ordering, settings.running_max, runtime);
+        let order_max = settings.batch_records * BACKLOG_BATCHES;
         Ok(Self {
             process,
             stop,
             consumer,
             inbox: Vec::new(),
             sender,
+            pace: Pace::new(order_max, settings.sender.delivery_timeout()),
             tasks,
             assignment: Assignment::default(),
             share: settings.budget.join(),
@@ -217,7 +221,7 @@ impl Worker {
     // ------------------------------------------------------------------------------------------- reading and working
 
     fn read(&mut self) -> Result<(), WorkerError> {
-        if self.has_backlog() && self.sender_waits_since(BACKLOG_WAIT).is_none() {
+        if self.has_backlog() && !self.sender.is_busy_for(BACKLOG_WAIT) {
             // `take_outcome` waits for the sender instead.
             return Ok(());
         }
@@ -333,11 +337,6 @@ impl Worker {
             || (ready > 0 && self.held_bytes() >= self.settings.limits.group_bytes_max / 4)
     }
 
-    /// Since when the sender is at work, if for at least `limit`.
-    fn sender_waits_since(&self, limit: Duration) -> Option<Duration> {
-        self.sender.busy_since().map(|since| since.elapsed()).filter(|waited| *waited >= limit)
-    }
-
     fn hand_over(&mut self) -> Result<(), WorkerError> {
         let ready = self.ready();
         let is_idle = ready == 0 && !self.has_to_remember();
@@ -351,12 +350,13 @@ impl Worker {
         if !is_due && since.elapsed() < batch_interval {
             return Ok(());
         }
+        let count = self.pace.begin(ready);
         let order = match self.settings.sender {
             SenderSettings::Transactions(..) => {
                 // Taken before the transaction begins. Without one the group is about to tell us more.
                 let Some(membership) = self.consumer.membership() else { return Ok(()) };
-                let mut records = Vec::with_capacity(ready);
-                let released = self.assignment.take_prefixes(batch_records * BACKLOG_BATCHES, &mut records);
+                let mut records = Vec::with_capacity(count);
+                let released = self.assignment.take_prefixes(count, &mut records);
                 let mut offsets = self.offsets(&released);
                 offsets.extend(self.remembered(&released));
                 if !keeps(Rule::OffsetsInTransaction) {
@@ -366,7 +366,7 @@ impl Worker {
                 Order::Transaction(Batch { records, offsets, membership })
             }
             SenderSettings::Plain(_) => {
-                let (tickets, records) = self.unsent.hand_over(batch_records * BACKLOG_BATCHES);
+                let (tickets, records) = self.unsent.hand_over(count);
                 self.handed = Some(Handed::Plain(tickets));
                 Order::Plain(records)
             }
@@ -385,13 +385,17 @@ impl Worker {
     }
 
     fn take_outcome(&mut self) -> Result<(), WorkerError> {
-        let wait = if self.has_backlog() && self.sender_waits_since(BACKLOG_WAIT).is_none() {
+        let wait = if self.has_backlog() && !self.sender.is_busy_for(BACKLOG_WAIT) {
             BACKLOG_WAIT
         } else {
             Duration::ZERO
         };
+        let busy_since = self.sender.busy_since();
         let Some(outcome) = self.sender.outcome(wait)? else { return Ok(()) };
         let handed = self.handed.take();
+        if let (Some(since), Some(_)) = (busy_since, &handed) {
+            self.pace.end(matches!(outcome, Outcome::Sent { .. }), since.elapsed());
+        }
         self.unsent.settle();
         match outcome {
             Outcome::Ready => Ok(()),
@@ -429,7 +433,7 @@ impl Worker {
         let is_held = is_over
             || self.stopping_until.is_some()
             || self.is_halted()
-            || (self.has_backlog() && self.sender_waits_since(BACKLOG_WAIT).is_some());
+            || (self.has_backlog() && self.sender.is_busy_for(BACKLOG_WAIT));
         let pauses = self.assignment.pauses(&self.settings.limits, is_held);
         if !pauses.pause.is_empty() {
             self.consumer.pause(&pauses.pause)?;

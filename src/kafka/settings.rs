@@ -253,15 +253,18 @@ impl TransactionSettings {
         Self { producer, id: id.into(), timeout: Duration::from_secs(15), turns: 2 }
     }
 
+    /// Within this time a record is acknowledged or has failed. librdkafka refuses more than the transaction's time-out.
+    pub fn delivery_timeout(&self) -> Duration {
+        self.producer.delivery_timeout.min(self.timeout)
+    }
+
     /// Settings of the producer number `turn`.
     pub fn to_client_config(&self, turn: usize) -> ClientConfig {
         let mut config = self.producer.to_client_config();
-        // librdkafka refuses a delivery timeout above the transaction's.
-        let delivery = self.producer.delivery_timeout.min(self.timeout);
         config
             .set("transactional.id", format!("{}.{turn}", self.id))
             .set("transaction.timeout.ms", self.timeout.as_millis().to_string())
-            .set("message.timeout.ms", delivery.as_millis().to_string())
+            .set("message.timeout.ms", self.delivery_timeout().as_millis().to_string())
             // librdkafka refuses a longer one; two thirds leave room for a second try within the transaction.
             .set("socket.timeout.ms", (self.timeout * 2 / 3).as_millis().min(10_000).to_string())
             // Tells of requests that may have been sent twice (`kafka/suspicion.rs`).

@@ -8,3 +8,4 @@ mod faults;
 mod foreign;
 mod retention;
 mod same;
+mod slow;
