@@ -54,6 +54,11 @@ impl Fleet {
         Self { session, clients, properties, members: Vec::new(), exits: Vec::new(), rss_kib_max: 0 }
     }
 
+    /// Members that are started from now on have librdkafka's usual settings.
+    pub fn forget_properties(&mut self) {
+        self.properties.clear();
+    }
+
     /// Adds a role and starts it. `words` begin with the verb.
     pub fn add(&mut self, name: &str, millrace: &Millrace, words: &[&str]) -> anyhow::Result<()> {
         let config = millrace.project.join(format!("{name}.properties"));

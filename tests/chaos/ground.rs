@@ -26,8 +26,8 @@ use crate::support::readback;
 /// How long everything may take to be worked off after the last fault: far more than it takes, for slow machines.
 const HEAL_PATIENCE: Duration = Duration::from_secs(180);
 /// So much longer for each event where calls are made: W4's busiest key has a fifth of all events, whose calls, of 10 ms on
-/// average, wait for each other.
-const HEAL_PATIENCE_OF_A_CALL: Duration = Duration::from_millis(4);
+/// average, wait for each other. Beside three other cases on two cores they take 26 ms.
+const HEAL_PATIENCE_OF_A_CALL: Duration = Duration::from_millis(12);
 /// Results that a worker of at-least-once may have written without having committed: what it had in flight.
 pub const IN_FLIGHT_MAX: usize = 2_000;
 /// How long a strike waits for somebody to write.

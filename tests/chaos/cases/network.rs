@@ -204,6 +204,15 @@ pub const SLOW_RESULTS: Case = Case {
     ..CASE
 };
 
+fn dismiss_workers(ground: &mut Ground) -> anyhow::Result<()> {
+    for name in ground.fleet.names("worker") {
+        let is_clean = ground.fleet.get(&name).terminate();
+        ground.demand(is_clean, || format!("{name} did not end by itself"))?;
+        ground.fleet.remove(&name);
+    }
+    Ok(())
+}
+
 pub const REFUSED_FIRST: Case = Case {
     number: 26,
     name: "refused-first",
@@ -213,11 +222,7 @@ pub const REFUSED_FIRST: Case = Case {
     play: |ground| {
         let rounds = ground.rounds(6).max(3);
         for round in 0..rounds {
-            for name in ground.fleet.names("worker") {
-                let is_clean = ground.fleet.get(&name).terminate();
-                ground.demand(is_clean, || format!("{name} did not end by itself"))?;
-                ground.fleet.remove(&name);
-            }
+            dismiss_workers(ground)?;
             ground.generator.send(ground.events / rounds)?;
             ground.generator.settle()?;
             let plan = Plan {
@@ -241,6 +246,11 @@ pub const REFUSED_FIRST: Case = Case {
             ground.heal_proxies();
             ground.wait(Duration::from_secs(3));
         }
+        // A request for each record would take half an hour.
+        dismiss_workers(ground)?;
+        ground.fleet.forget_properties();
+        ground.add_worker("worker-last-0")?;
+        ground.add_worker("worker-last-1")?;
         let count = played(ground);
         anyhow::ensure!(count > 0, "no producer had two requests to a new partition on their way");
         ground.notes.push(format!("{count} requests were refused"));
