@@ -76,7 +76,7 @@ pub struct Program {
     result: Kind,
     has_loop: bool,
     /// Its meaning, when that needs no runtime.
-    plain: Option<Plain>,
+    plain: Option<Box<Plain>>,
 }
 
 /// What a program may do to the value.
@@ -166,7 +166,8 @@ fn compile(node: &Node, types: &Types, access: Access, lints: &mut Lints) -> Opt
             let compiled =
                 vrl::compiler::compile_with_external(text, &FUNCTIONS, &types.environment(), config);
             plain::constant_of(&compiled.ok()?.program)
-        }),
+        })
+        .map(Box::new),
         place: format!("{}:{line}", node.span.file.path.display()).into(),
         node: Arc::new(node.clone()),
         compiled: Arc::new(compiled.program),
