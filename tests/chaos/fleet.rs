@@ -175,7 +175,13 @@ impl Member {
     /// SIGTERM, and waits for the end; it stays down until it is started. Whether it ended well.
     pub fn terminate(&mut self) -> bool {
         self.start_at = None;
-        self.running.take().is_some_and(|mut running| running.terminate(END_PATIENCE))
+        let Some(mut running) = self.running.take() else { return false };
+        // Until it says that it has started it listens to no signal, and would end as any program does.
+        let until = Instant::now() + END_PATIENCE;
+        while Instant::now() < until && !has_started(&running.log) && running.ended().is_none() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        running.terminate(END_PATIENCE)
     }
 
     /// SIGSTOP.
@@ -224,6 +230,10 @@ impl Member {
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
     }
+}
+
+fn has_started(log: &Path) -> bool {
+    std::fs::read_to_string(log).is_ok_and(|text| text.contains(" started"))
 }
 
 /// The last lines of a log.
