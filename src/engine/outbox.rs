@@ -269,28 +269,9 @@ fn put_source(text: &mut Vec<u8>, record: &InRecord) {
     let Source { topic, partition, offset } = record.source();
     text.extend_from_slice(topic.as_bytes());
     text.push(b'/');
-    put_decimal(text, i64::from(partition));
+    text.extend_from_slice(itoa::Buffer::new().format(partition).as_bytes());
     text.push(b'/');
-    put_decimal(text, offset);
-}
-
-/// A number as text, without the formatter: two of them are written for each record.
-fn put_decimal(text: &mut Vec<u8>, number: i64) {
-    if number < 0 {
-        text.push(b'-');
-    }
-    let mut digits = [0; 20];
-    let mut from = digits.len();
-    let mut rest = number.unsigned_abs();
-    loop {
-        from -= 1;
-        digits[from] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    text.extend_from_slice(&digits[from..]);
+    text.extend_from_slice(itoa::Buffer::new().format(offset).as_bytes());
 }
 
 /// An event that has been a dead letter leaves a result whatever becomes of it: nobody could tell otherwise that it is

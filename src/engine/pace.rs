@@ -45,10 +45,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tests::histories;
 
     const PATIENCE: Duration = Duration::from_secs(5);
 
     proptest! {
+        #![proptest_config(histories::cases(256))]
+
         /// However slow the broker is, all is written, after failures whose number grows with the logarithm only.
         #[test]
         fn a_slow_broker_writes_everything(

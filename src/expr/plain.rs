@@ -1,7 +1,7 @@
 //! Programs that are but a path of the value, `.data.customer`, or its comparison with a constant, `.live == true`: most
 //! filters and keys. They need no runtime.
 
-use vrl::compiler::{Program, ProgramInfo, Target};
+use vrl::compiler::{ProgramInfo, Target};
 use vrl::path::{OwnedSegment, OwnedTargetPath, PathPrefix};
 use vrl::prelude::VrlValueArithmetic as _;
 
@@ -17,13 +17,8 @@ pub(super) struct Plain {
 }
 
 impl Plain {
-    /// What `text`, whose compiled form has this `info`, comes to if it is so plain. `constant` gives the value of a
-    /// text that is a constant.
-    pub(super) fn of(
-        text: &str,
-        info: &ProgramInfo,
-        constant: impl FnOnce(&str) -> Option<Value>,
-    ) -> Option<Self> {
+    /// What `text`, whose compiled form has this `info`, comes to if it is so plain.
+    pub(super) fn of(text: &str, info: &ProgramInfo) -> Option<Self> {
         let [path] = &info.target_queries[..] else { return None };
         if path.prefix != PathPrefix::Event || !info.target_assignments.is_empty() {
             return None;
@@ -36,8 +31,7 @@ impl Plain {
             return None;
         }
         let constant = match right {
-            Some(right) if is_constant(right) => Some(constant(right)?),
-            Some(_) => return None,
+            Some(right) => Some(constant(right)?),
             None => None,
         };
         Some(Self { path: path.clone(), constant })
@@ -65,26 +59,16 @@ fn written(path: &OwnedTargetPath) -> Option<String> {
     (is_plain && !text.is_empty()).then_some(text)
 }
 
-/// Whether it is a boolean, a whole number, or text without anything that has a meaning in it.
-fn is_constant(text: &str) -> bool {
-    let is_text =
+/// The value of a boolean, a whole number, or text without anything that has a meaning in it.
+fn constant(text: &str) -> Option<Value> {
+    let is_plain =
         |inner: &str| inner.bytes().all(|byte| byte.is_ascii_alphanumeric() || b" ._-/:".contains(&byte));
-    let quoted = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-    let is_number = !text.is_empty() && text.len() < 16 && text.bytes().all(|byte| byte.is_ascii_digit());
-    matches!(text, "true" | "false") || is_number || quoted.is_some_and(is_text)
-}
-
-/// The value of a compiled text that looks at nothing.
-pub(super) fn constant_of(program: &Program) -> Option<Value> {
-    let mut nothing = vrl::compiler::TargetValue {
-        value: Value::Null,
-        metadata: Value::Null,
-        secrets: vrl::value::Secrets::default(),
-    };
-    let info = program.info();
-    let is_closed = info.target_queries.is_empty() && info.target_assignments.is_empty();
-    let mut runtime = vrl::compiler::runtime::Runtime::default();
-    is_closed
-        .then(|| runtime.resolve(&mut nothing, program, &vrl::compiler::TimeZone::default()).ok())
-        .flatten()
+    let is_number = text.len() < 16
+        && text.bytes().all(|byte| byte.is_ascii_digit())
+        && (text == "0" || !text.starts_with('0'));
+    match text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        Some(inner) => is_plain(inner).then(|| Value::from(inner)),
+        None if is_number => text.parse::<i64>().ok().map(Value::from),
+        None => matches!(text, "true" | "false").then(|| Value::Boolean(text == "true")),
+    }
 }

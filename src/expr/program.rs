@@ -9,7 +9,7 @@ use vrl::compiler::{CompileConfig, ExpressionError, Function, ProgramInfo, TimeZ
 use vrl::diagnostic::{Diagnostic, DiagnosticList, Note};
 use vrl::path::{OwnedSegment, OwnedTargetPath, PathPrefix};
 
-use crate::expr::plain::{self, Plain};
+use crate::expr::plain::Plain;
 use crate::expr::projection::{Projection, Reach};
 use crate::expr::scope::{FIELDS, Metadata, Scope};
 use crate::expr::types::Types;
@@ -161,13 +161,7 @@ fn compile(node: &Node, types: &Types, access: Access, lints: &mut Lints) -> Opt
         reads_metadata,
         result: compiled.program.final_type_info().result.kind().clone(),
         has_loop: text.contains("->"),
-        plain: Plain::of(text, info, |text| {
-            let config = CompileConfig::default();
-            let compiled =
-                vrl::compiler::compile_with_external(text, &FUNCTIONS, &types.environment(), config);
-            plain::constant_of(&compiled.ok()?.program)
-        })
-        .map(Box::new),
+        plain: Plain::of(text, info).map(Box::new),
         place: format!("{}:{line}", node.span.file.path.display()).into(),
         node: Arc::new(node.clone()),
         compiled: Arc::new(compiled.program),

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{self, BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -16,6 +16,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use crate::failpoint::{Rule, keeps};
 use crate::kafka::arena::{Arena, Size};
 use crate::kafka::commit_queue::CommitQueue;
+use crate::kafka::complaints::Complaints;
 use crate::kafka::fetched::{FetchQueue, Fetched};
 use crate::kafka::native::{self, Membership};
 use crate::kafka::notes::{Notes, add_assignment, list_of, locked, partitions_of, remove_assignment};
@@ -28,6 +29,9 @@ use crate::record::InRecord;
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 /// About so many bytes come with one poll; limits are looked at between two.
 const POLL_BYTES_MAX: usize = 4 << 20;
+/// Most events beside records of one poll. While brokers are gone many errors come in each second, and those that are
+/// not taken stay in memory.
+const EVENTS_MAX: usize = 1_000;
 
 /// What the group wants of this member. Its coordinator waits until the engine has followed.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -124,6 +128,7 @@ pub struct GroupConsumer {
     /// Bytes of a record of the last batch, on average.
     record_bytes: usize,
     epochs: Epochs,
+    complaints: Complaints,
 }
 
 impl GroupConsumer {
@@ -151,6 +156,7 @@ impl GroupConsumer {
             room: Size::default(),
             record_bytes: 0,
             epochs: Epochs::default(),
+            complaints: Complaints::default(),
         })
     }
 
@@ -172,22 +178,24 @@ impl GroupConsumer {
             epochs.saw(&topic, message.partition(), message.offset(), message.leader_epoch());
             arena.add(topic, message);
         };
-        let mut failed = match consumer.poll(Duration::ZERO) {
-            // A partition that could not be forwarded.
-            Some(Ok(message)) => {
-                if let Some(message) = Fetched::of(&message) {
-                    add(&mut arena, &message, shared_name(topics, message.topic()));
+        let mut failed = Vec::new();
+        for _ in 0..EVENTS_MAX {
+            match consumer.poll(Duration::ZERO) {
+                // A partition that could not be forwarded.
+                Some(Ok(message)) => {
+                    if let Some(message) = Fetched::of(&message) {
+                        add(&mut arena, &message, shared_name(topics, message.topic()));
+                    }
                 }
-                None
+                Some(Err(error)) => failed.push(error),
+                None => break,
             }
-            Some(Err(error)) => Some(error),
-            None => None,
-        };
+        }
         let wait = if locked(&consumer.context().intents).is_empty() { wait } else { Duration::ZERO };
         // Most records are of the topic of the one before.
         let mut last: Option<(usize, Arc<str>)> = None;
         let is_short = fetched.take(records_max, wait, |message| match (message.error(), &last) {
-            (Some(code), _) => failed = Some(KafkaError::MessageConsumption(code)),
+            (Some(code), _) => failed.push(KafkaError::MessageConsumption(code)),
             (None, Some((handle, topic))) if *handle == message.topic_handle() => {
                 add(&mut arena, message, Arc::clone(topic));
             }
@@ -200,7 +208,7 @@ impl GroupConsumer {
         *room = arena.size().or_half_of(*room);
         *record_bytes = arena.record_bytes().unwrap_or(*record_bytes);
         arena.finish(records);
-        failed.map_or(Ok(()), |error| self.judge(error))?;
+        failed.into_iter().try_for_each(|error| self.judge(error))?;
         Ok(is_short)
     }
 
@@ -215,7 +223,7 @@ impl GroupConsumer {
     }
 
     /// Which errors end the work and which pass by themselves.
-    fn judge(&self, error: KafkaError) -> Result<(), ConsumerError> {
+    fn judge(&mut self, error: KafkaError) -> Result<(), ConsumerError> {
         let group = self.group.clone();
         match error {
             KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => {
@@ -225,7 +233,9 @@ impl GroupConsumer {
             | KafkaError::MessageConsumption(RDKafkaErrorCode::Fatal) => Err(self.fatal(error)),
             KafkaError::MessageConsumption(code) => {
                 // Connections come back, topics appear, rights are granted: librdkafka goes on trying.
-                tracing::warn!(group, code = ?code, error = %error, "consumer");
+                if let Some(left_out) = self.complaints.note(code, Instant::now()) {
+                    tracing::warn!(group, code = ?code, error = %error, left_out, "consumer");
+                }
                 Ok(())
             }
             KafkaError::PartitionEOF(_) => Ok(()),
@@ -469,3 +479,7 @@ fn shared_name(names: &mut Vec<Arc<str>>, name: &str) -> Arc<str> {
     names.push(Arc::from(name));
     Arc::clone(names.last().expect("just pushed"))
 }
+
+#[cfg(test)]
+#[path = "consumer_tests.rs"]
+mod tests;

@@ -6,6 +6,7 @@ pub mod admin;
 mod arena;
 pub mod beacon;
 mod commit_queue;
+mod complaints;
 pub mod consumer;
 pub mod exclusive;
 mod fetched;

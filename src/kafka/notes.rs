@@ -20,7 +20,12 @@ pub(crate) struct Notes {
     pub(crate) is_closing: AtomicBool,
 }
 
-impl ClientContext for Notes {}
+impl ClientContext for Notes {
+    /// Errors come from the poll, too, which tells of them.
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "consumer");
+    }
+}
 
 impl ConsumerContext for Notes {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, code: ResponseCode, list: &mut TopicPartitionList) {

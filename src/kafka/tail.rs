@@ -21,6 +21,8 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(15);
 const RECORDS_MAX: usize = 500;
 /// Pause before a topic that was just made is asked for its ends again.
 const LEADER_PAUSE: Duration = Duration::from_millis(100);
+/// A topic that a broker does not know may have been made a moment ago, through another one or the controller.
+const UNKNOWN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Whether every partition of `topics` (name and partitions) has a leader that answers; see [`leaders`]. Blocks.
 ///
@@ -148,9 +150,16 @@ fn reader(config: &ClientConfig, topic: &str) -> Result<BaseConsumer<Quiet>, Tai
 fn ranges_of(consumer: &BaseConsumer<Quiet>, topic: &str) -> Result<BTreeMap<i32, (i64, i64)>, TailError> {
     let read = |source| TailError::Read { topic: topic.to_owned(), source };
     let metadata = consumer.fetch_metadata(Some(topic), ASK_TIMEOUT).map_err(read)?;
-    let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
-    let found = found.filter(|found| !found.partitions().is_empty());
-    let found = found.ok_or_else(|| TailError::NoTopic(topic.to_owned()))?;
+    let no_topic = || TailError::NoTopic(topic.to_owned());
+    let found = metadata.topics().iter().find(|found| found.name() == topic).ok_or_else(no_topic)?;
+    match found.error().map(RDKafkaErrorCode::from) {
+        Some(RDKafkaErrorCode::LeaderNotAvailable) => {
+            return Err(read(KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable)));
+        }
+        Some(_) => return Err(no_topic()),
+        None if found.partitions().is_empty() => return Err(no_topic()),
+        None => {}
+    }
     let range = |number| {
         let range = watermarks(consumer, topic, number).map_err(read)?;
         Ok((number, range))
@@ -173,16 +182,18 @@ impl Tail {
     /// # Errors
     /// When the topic does not exist or Kafka does not answer.
     pub fn open(connection: &Connection, topic: &str, begin: Begin, end: End) -> Result<Self, TailError> {
-        let deadline = Instant::now() + ASK_TIMEOUT;
+        let begun = Instant::now();
         loop {
-            match Self::open_once(connection, topic, begin, end) {
-                Err(TailError::Read { source, .. })
-                    if has_no_leader_yet(&source) && Instant::now() < deadline =>
-                {
-                    std::thread::sleep(LEADER_PAUSE);
-                }
-                result => return result,
+            let result = Self::open_once(connection, topic, begin, end);
+            let patience = match &result {
+                Err(TailError::Read { source, .. }) if has_no_leader_yet(source) => ASK_TIMEOUT,
+                Err(TailError::NoTopic(_)) => UNKNOWN_PATIENCE,
+                _ => Duration::ZERO,
+            };
+            if begun.elapsed() >= patience {
+                return result;
             }
+            std::thread::sleep(LEADER_PAUSE);
         }
     }
 

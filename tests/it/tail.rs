@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use millrace::kafka::settings::Connection;
-use millrace::kafka::tail::{self, Begin, End, Tail};
+use millrace::kafka::tail::{self, Begin, End, Tail, TailError};
 
 use crate::support::servers;
 
@@ -16,8 +16,12 @@ async fn a_topic_that_was_just_made_can_be_read() {
         let connection = Connection::plain(servers::kafka(), "tail-test");
         let mut records = Vec::new();
         let read = tokio::task::spawn_blocking(move || {
-            let mut tail =
-                Tail::open(&connection, &topic, Begin::Oldest, End::AsOfNow).expect("the topic can be read");
+            // A broker under load may need seconds to hear of a topic: then there is none for it.
+            let open = || match Tail::open(&connection, &topic, Begin::Oldest, End::AsOfNow) {
+                Err(TailError::NoTopic(_)) => None,
+                opened => Some(opened.expect("the topic can be read")),
+            };
+            let mut tail = (0..30).find_map(|_| open()).expect("the topic is known");
             tail.read(Duration::from_millis(100), &mut records).expect("the topic can be read");
             records.len()
         });
