@@ -18,7 +18,7 @@ use crate::kafka::arena::{Arena, Size};
 use crate::kafka::commit_queue::CommitQueue;
 use crate::kafka::complaints::Complaints;
 use crate::kafka::fetched::{FetchQueue, Fetched};
-use crate::kafka::native::{self, Membership};
+use crate::kafka::native::{self, EventQueue, Membership};
 use crate::kafka::notes::{Notes, add_assignment, list_of, locked, partitions_of, remove_assignment};
 use crate::kafka::offsets::{self, Commit, Committed, Epochs};
 use crate::kafka::settings::{ConsumerSettings, Start};
@@ -113,7 +113,8 @@ pub enum From {
 
 /// A member of a consumer group. Closes on drop, which may take seconds.
 pub struct GroupConsumer {
-    // Both before the consumer, which must live longer.
+    // All three before the consumer, which must live longer.
+    events: EventQueue,
     fetched: FetchQueue,
     commits: CommitQueue,
     consumer: BaseConsumer<Notes>,
@@ -145,7 +146,9 @@ impl GroupConsumer {
         let no_memory = || KafkaError::ClientCreation("no memory for a queue".to_owned());
         let fetched = FetchQueue::new(&consumer).ok_or_else(no_memory).map_err(start)?;
         let commits = CommitQueue::new(&consumer).ok_or_else(no_memory).map_err(start)?;
+        let events = EventQueue::of(&consumer).ok_or_else(no_memory).map_err(start)?;
         Ok(Self {
+            events,
             fetched,
             commits,
             consumer,
@@ -172,14 +175,15 @@ impl GroupConsumer {
     ) -> Result<bool, ConsumerError> {
         self.commits.serve();
         let records_max = records_max.min(POLL_BYTES_MAX / self.record_bytes.max(1)).max(1);
-        let Self { consumer, fetched, topics, room, epochs, record_bytes, .. } = self;
+        let Self { consumer, events, fetched, topics, room, epochs, record_bytes, .. } = self;
         let mut arena = Arena::with_capacity(*room);
         let mut add = |arena: &mut Arena, message: &Fetched<'_>, topic: Arc<str>| {
             epochs.saw(&topic, message.partition(), message.offset(), message.leader_epoch());
             arena.add(topic, message);
         };
         let mut failed = Vec::new();
-        for _ in 0..EVENTS_MAX {
+        // What a poll gives does not tell an empty queue from a line of librdkafka's log.
+        for _ in 0..events.waiting().clamp(1, EVENTS_MAX) {
             match consumer.poll(Duration::ZERO) {
                 // A partition that could not be forwarded.
                 Some(Ok(message)) => {
@@ -188,7 +192,7 @@ impl GroupConsumer {
                     }
                 }
                 Some(Err(error)) => failed.push(error),
-                None => break,
+                None => {}
             }
         }
         let wait = if locked(&consumer.context().intents).is_empty() { wait } else { Duration::ZERO };
