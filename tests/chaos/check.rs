@@ -156,7 +156,17 @@ fn readers(ground: &Ground<'_>, remains: &Remains) -> Vec<Violation> {
     list_of(&ground.names.output(), &remains.outputs, &mut after);
     list_of(&ground.names.dead_letters(), &remains.letters, &mut after);
     list_of(&ground.names.executions(), &remains.executions, &mut after);
-    invariants::readers_agree(&ground.follower.seen(), &after)
+    let seen = ground.follower.seen();
+    let mut wrong = invariants::readers_agree(&seen, &after);
+    for violation in &mut wrong {
+        let behind =
+            after.iter().filter(|(partition, all)| seen.get(partition).map_or(0, Vec::len) < all.len());
+        let states = behind.map(|((topic, number), _)| {
+            format!("{topic}/{number} {}", ground.follower.state_of(topic, *number))
+        });
+        violation.text += &format!("; its client: {}", states.take(4).collect::<Vec<_>>().join("; "));
+    }
+    wrong
 }
 
 fn offsets(ground: &Ground<'_>, inputs: &[Back]) -> Vec<Violation> {

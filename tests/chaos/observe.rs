@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::{ClientConfig, ClientContext, Offset, Statistics, TopicPartitionList};
 
 use crate::invariants::Place;
 use crate::support::readback::Back;
@@ -27,7 +28,12 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// A consumer of this harness; `isolation` is Kafka's word.
 pub fn consumer(kafka: &str, group: &str, isolation: &str) -> anyhow::Result<BaseConsumer> {
-    let consumer = ClientConfig::new()
+    Ok(settings(kafka, group, isolation).create()?)
+}
+
+fn settings(kafka: &str, group: &str, isolation: &str) -> ClientConfig {
+    let mut settings = ClientConfig::new();
+    settings
         .set("bootstrap.servers", kafka)
         .set("client.id", "harness")
         .set("group.id", group)
@@ -36,13 +42,12 @@ pub fn consumer(kafka: &str, group: &str, isolation: &str) -> anyhow::Result<Bas
         .set("auto.offset.reset", "earliest")
         .set("isolation.level", isolation)
         .set("reconnect.backoff.max.ms", "500")
-        .set("log_level", "0")
-        .create()?;
-    Ok(consumer)
+        .set("log_level", "0");
+    settings
 }
 
 /// Partitions of `topic`.
-pub fn partitions(consumer: &BaseConsumer, topic: &str) -> anyhow::Result<Vec<i32>> {
+pub fn partitions<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str) -> anyhow::Result<Vec<i32>> {
     let metadata = consumer.fetch_metadata(Some(topic), ASK_TIMEOUT * 4)?;
     let found = metadata.topics().iter().flat_map(|topic| topic.partitions());
     let partitions: Vec<i32> = found.map(|partition| partition.id()).collect();
@@ -90,16 +95,35 @@ impl Drop for Thread {
     }
 }
 
+/// What librdkafka tells of its partitions, once a second.
+#[derive(Clone, Default)]
+struct States(Arc<Mutex<Option<Statistics>>>);
+
+impl ClientContext for States {
+    fn stats(&self, statistics: Statistics) {
+        *locked(&self.0) = Some(statistics);
+    }
+
+    // Brokers go down all the time.
+    fn error(&self, _: KafkaError, _: &str) {}
+}
+
+impl ConsumerContext for States {}
+
 /// Reads committed records of some topics while everything goes on.
 pub struct Follower {
     seen: Arc<Mutex<Seen>>,
+    states: States,
     _thread: Thread,
 }
 
 impl Follower {
     /// Begins with the oldest record of each topic.
     pub fn start(kafka: &str, topics: &[String]) -> anyhow::Result<Self> {
-        let consumer = consumer(kafka, "harness.follower", "read_committed")?;
+        let states = States::default();
+        let consumer: BaseConsumer<States> = settings(kafka, "harness.follower", "read_committed")
+            .set("statistics.interval.ms", "1000")
+            .create_with_context(states.clone())?;
         let mut list = TopicPartitionList::new();
         for topic in topics {
             for partition in partitions(&consumer, topic)? {
@@ -119,7 +143,28 @@ impl Follower {
                 locked(&noted).entry((topic, record.partition)).or_default().push((record.offset, place));
             }
         });
-        Ok(Self { seen, _thread: thread })
+        Ok(Self { seen, states, _thread: thread })
+    }
+
+    /// Where its client stands in a partition.
+    pub fn state_of(&self, topic: &str, partition: i32) -> String {
+        let states = locked(&self.states.0);
+        let found = states.as_ref().and_then(|all| all.topics.get(topic)?.partitions.get(&partition));
+        found.map_or_else(
+            || String::from("unknown"),
+            |of| {
+                format!(
+                    "{}, leader {}, next {}, handed out {}, stable {}, end {}, at hand {}",
+                    of.fetch_state,
+                    of.leader,
+                    of.next_offset,
+                    of.app_offset,
+                    of.ls_offset,
+                    of.hi_offset,
+                    of.fetchq_cnt
+                )
+            },
+        )
     }
 
     /// Records read so far.
