@@ -312,6 +312,43 @@ fn letters_are_found_refused_discarded_and_opened_again() {
 }
 
 #[test]
+fn a_pipeline_that_keeps_failures_leaves_results_of_these_alone() {
+    let project = Project::new("dlq-results");
+    let results = || {
+        let records = readback::read_all(&servers::kafka(), &format!("{}.executions", project.name));
+        records
+            .iter()
+            .filter_map(|record| record.header("millrace.source").map(str::to_owned))
+            .collect::<Vec<_>>()
+    };
+    let keep_failures = |program| {
+        project.pipeline(program, "off");
+        let path = format!("pipelines/{}.yaml", project.name);
+        let text = std::fs::read_to_string(project.folder.path().join(&path)).expect("it was written");
+        project.write(&path, &format!("results: failures\n{text}"));
+    };
+    keep_failures("if int!(.n) < 5 { abort }");
+    project.send(0..30);
+    let mut worker = project.worker();
+    project.until(&mut worker, "all outputs", || event_ids(&project.output()).len() >= 25);
+    project.until(&mut worker, "the dead letters", || project.list(&[]).len() >= 5);
+    assert!(worker.terminate(PATIENCE), "{}", worker.log_text());
+    let failed: BTreeSet<String> = results().into_iter().collect();
+    assert_eq!(
+        (results().len(), failed.len()),
+        (5, 5),
+        "one result for each dead letter, none for the others"
+    );
+
+    keep_failures(MENDED);
+    assert_eq!(project.json(&["dlq", "replay", "--pipeline", &project.name, "--yes"])["replayed"], 5);
+    let mut worker = project.worker();
+    project.until(&mut worker, "the mended", || event_ids(&project.output()).len() >= 30);
+    assert!(worker.terminate(PATIENCE), "{}", worker.log_text());
+    assert_eq!(results().len(), 10, "what became of the dead letters is told, too");
+}
+
+#[test]
 fn a_pipeline_stops_instead_of_draining_its_topic_and_loses_nothing() {
     let project = Project::new("dlq-alarm");
     let Project { name, millrace, .. } = &project;
