@@ -10,6 +10,9 @@ mod complaints;
 pub mod consumer;
 pub mod exclusive;
 mod fetched;
+// A fuzz target is a package of its own, for which `build.rs` does not ask the linker; none of them fetches.
+#[cfg(all(target_os = "linux", not(fuzzing)))]
+mod leader_discovery;
 mod leaders;
 pub(crate) mod native;
 mod notes;
