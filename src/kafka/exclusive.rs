@@ -38,7 +38,7 @@ impl Exclusive {
     /// # Errors
     /// When the coordinator cannot be reached or refuses.
     pub fn open(settings: TransactionSettings) -> Result<Self, TxnError> {
-        let outgoing = txn::start(&settings, 0, &Beacon::default())?;
+        let outgoing = txn::start(&settings, 0, &Beacon::default(), &|| {})?;
         Ok(Self { settings, signs: outgoing.signs(), outgoing })
     }
 
@@ -74,7 +74,7 @@ impl Exclusive {
     fn attempt(&mut self, id: &str, records: &[OutRecord]) -> Result<(), TxnError> {
         let Self { outgoing, signs, .. } = self;
         let beacon = Beacon::default();
-        let calls = Calls { id, beacon: &beacon };
+        let calls = Calls { id, beacon: &beacon, meanwhile: &|| {} };
         calls.repeat("begin", || outgoing.producer().begin_transaction())?;
         outgoing.send_all(records).map_err(TxnError::Send)?;
         outgoing.flush().map_err(TxnError::Send)?;

@@ -116,6 +116,13 @@ impl<C: ClientContext> RawProducer<C> {
         self.unproven.load(Ordering::Relaxed)
     }
 
+    /// Events that wait to be served.
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        // SAFETY: the queue is alive.
+        unsafe { sys::rd_kafka_queue_length(self.queue.as_ptr()) }
+    }
+
     /// Serves everything that librdkafka wants to tell, without waiting. `failed` is told of records that were not
     /// delivered.
     pub fn serve(&self, mut failed: impl FnMut(&Fetched<'_>)) {

@@ -115,9 +115,11 @@ impl Transactor {
     /// # Errors
     /// As [`Self::open`].
     pub fn recover(&mut self) -> Result<(), TxnError> {
+        self.idle();
         for turn in 0..self.turns.len() {
             if self.turns[turn].is_none() {
-                let outgoing = start(&self.settings, turn, &self.beacon)?;
+                // Without brokers this takes minutes, again and again, and statistics come for the others meanwhile.
+                let outgoing = start(&self.settings, turn, &self.beacon, &|| self.idle())?;
                 self.turns[turn] = Some(Turn { signs: outgoing.signs(), outgoing });
             }
         }
@@ -191,7 +193,7 @@ impl Transactor {
         let Batch { records, offsets, membership } = batch;
         failpoint::freeze(Place::BeforeTransaction);
         let Turn { outgoing, signs } = own;
-        let calls = Calls { id, beacon: &self.beacon };
+        let calls = Calls { id, beacon: &self.beacon, meanwhile: &|| {} };
         calls.repeat("begin", || outgoing.producer().begin_transaction())?;
         outgoing.send_all(records).map_err(TxnError::Send)?;
         die_at(Place::AfterSend, || outgoing.flush());
@@ -241,12 +243,17 @@ pub(super) fn start(
     settings: &TransactionSettings,
     turn: usize,
     beacon: &Beacon,
+    meanwhile: &dyn Fn(),
 ) -> Result<Outgoing, TxnError> {
     let id = format!("{}.{turn}", settings.id);
     let outgoing = Outgoing::new(&settings.to_client_config(turn), settings.producer.delivery_timeout)
         .map_err(TxnError::Start)?;
     let begun = Instant::now();
-    Calls { id: &id, beacon }
+    let meanwhile = || {
+        outgoing.serve();
+        meanwhile();
+    };
+    Calls { id: &id, beacon, meanwhile: &meanwhile }
         .repeat("init", || outgoing.producer().init_transactions(CALL_TIMEOUT))
         .map_err(|error| judge(error, begun.elapsed(), settings))?;
     Ok(outgoing)
@@ -272,6 +279,8 @@ pub(super) fn is_fenced(code: RDKafkaErrorCode) -> bool {
 pub(super) struct Calls<'a> {
     pub(super) id: &'a str,
     pub(super) beacon: &'a Beacon,
+    /// Called between attempts, for what waits meanwhile.
+    pub(super) meanwhile: &'a dyn Fn(),
 }
 
 impl Calls<'_> {
@@ -289,6 +298,7 @@ impl Calls<'_> {
                 Ok(()) => return Ok(()),
                 Err(error) if error.is_retriable && attempt < CALL_ATTEMPTS => {
                     attempt += 1;
+                    (self.meanwhile)();
                     std::thread::sleep(CALL_PAUSE);
                 }
                 Err(source) => return Err(TxnError::Call { id: self.id.to_owned(), step, source }),

@@ -95,6 +95,36 @@ fn a_producer_whose_connection_broke_is_not_used_again() {
     assert_eq!(transactor.replaced(), 1);
 }
 
+/// Each producer tells of itself twice a second, some 15 KB, also while another is waited for.
+#[test]
+fn what_producers_tell_does_not_pile_up_while_brokers_are_gone() {
+    let cluster = cluster(1);
+    let mut settings = TransactionSettings::new(ProducerSettings::new(connection(&cluster)), "tx");
+    settings.turns = 1;
+    let mut transactor = Transactor::open(settings, Beacon::default()).expect("starts");
+    let waiting = |transactor: &Transactor| {
+        transactor.turns[0].as_ref().map_or(0, |turn| turn.outgoing.producer().waiting())
+    };
+    let begun = Instant::now();
+    while waiting(&transactor) < 3 {
+        assert!(begun.elapsed() < LIMIT, "statistics come");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    transactor.recover().expect("nothing is to be done");
+    assert!(waiting(&transactor) <= 1, "{} are left", waiting(&transactor));
+    let (told, attempts) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
+    let calls = Calls { id: "tx.0", beacon: &Beacon::default(), meanwhile: &|| told.set(told.get() + 1) };
+    let call = || {
+        attempts.set(attempts.get() + 1);
+        let is_retriable = attempts.get() < 3;
+        let code = RDKafkaErrorCode::OperationTimedOut;
+        let message = String::from("no answer");
+        Err(TransactionError { code, message, is_retriable, requires_abort: false, is_fatal: false })
+    };
+    calls.repeat("init", call).expect_err("the last cannot be repeated");
+    assert_eq!(told.get(), 2, "between attempts");
+}
+
 #[test]
 fn statistics_alone_tell_of_a_lost_connection() {
     let cluster = cluster(1);
@@ -172,7 +202,7 @@ fn a_call_that_may_be_made_again_is() {
         requires_abort: false,
         is_fatal: false,
     };
-    let calls = Calls { id: "tx", beacon: &Beacon::default() };
+    let calls = Calls { id: "tx", beacon: &Beacon::default(), meanwhile: &|| {} };
     let mut attempts = 0;
     let third_time = || {
         attempts += 1;
