@@ -4,7 +4,7 @@
 //! safe wrapper does not set, or a queue that is named with the commit. This is that queue.
 
 use std::ffi::c_void;
-use std::ptr::{self, NonNull};
+use std::ptr;
 use std::time::{Duration, Instant};
 
 use rdkafka::bindings as sys;
@@ -12,12 +12,14 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{IsError, KafkaError};
 use rdkafka::topic_partition_list::TopicPartitionList;
 
+use crate::kafka::queue::Queue;
+
 /// A commit that is not answered for so long is taken for lost.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Asynchronous commits of one consumer. To be dropped before it.
 pub(super) struct CommitQueue {
-    queue: NonNull<sys::rd_kafka_queue_t>,
+    queue: Queue,
     /// How many were sent; the number of the last.
     sent: usize,
     /// Since when the last waits for its answer.
@@ -25,15 +27,10 @@ pub(super) struct CommitQueue {
     failure: Option<KafkaError>,
 }
 
-// SAFETY: used by one thread at a time; librdkafka's queues do not belong to a thread.
-unsafe impl Send for CommitQueue {}
-
 impl CommitQueue {
     /// A queue; `None` when librdkafka has no memory.
     pub(super) fn new<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<Self> {
-        // SAFETY: the client is alive; the queue is destroyed on drop.
-        let queue = unsafe { sys::rd_kafka_queue_new(consumer.client().native_ptr()) };
-        Some(Self { queue: NonNull::new(queue)?, sent: 0, since: None, failure: None })
+        Some(Self { queue: Queue::new(consumer)?, sent: 0, since: None, failure: None })
     }
 
     /// Has `offsets` committed, without waiting.
@@ -65,24 +62,18 @@ impl CommitQueue {
         if self.since.is_none() {
             return;
         }
-        // SAFETY: the queue is alive; an event is ours to destroy, once.
-        while let Some(event) = NonNull::new(unsafe { sys::rd_kafka_queue_poll(self.queue.as_ptr(), 0) }) {
-            // SAFETY: the event is valid until it is destroyed.
-            let (code, number) = unsafe {
-                let read = (
-                    sys::rd_kafka_event_error(event.as_ptr()),
-                    sys::rd_kafka_event_opaque(event.as_ptr()).addr(),
-                );
-                sys::rd_kafka_event_destroy(event.as_ptr());
-                read
-            };
+        let Self { queue, sent, since, failure } = self;
+        queue.drain(|event| {
+            // SAFETY: the event is valid.
+            let (code, number) =
+                unsafe { (sys::rd_kafka_event_error(event), sys::rd_kafka_event_opaque(event).addr()) };
             if code.is_error() {
-                self.failure = Some(KafkaError::ConsumerCommit(code.into()));
+                *failure = Some(KafkaError::ConsumerCommit(code.into()));
             }
-            if number == self.sent {
-                self.since = None;
+            if number == *sent {
+                *since = None;
             }
-        }
+        });
     }
 
     /// Why a commit failed, once.
@@ -93,12 +84,5 @@ impl CommitQueue {
     /// Whether the last commit waits for its answer.
     pub(super) fn is_waiting(&self) -> bool {
         self.since.is_some_and(|since| since.elapsed() < PATIENCE)
-    }
-}
-
-impl Drop for CommitQueue {
-    fn drop(&mut self) {
-        // SAFETY: destroyed once, while the client lives; commits under way hold references of their own.
-        unsafe { sys::rd_kafka_queue_destroy(self.queue.as_ptr()) };
     }
 }

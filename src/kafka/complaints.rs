@@ -1,5 +1,6 @@
 //! Errors that come again and again while something is wrong, told once in a while.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::error::RDKafkaErrorCode;
@@ -9,7 +10,7 @@ const PAUSE: Duration = Duration::from_secs(30);
 
 /// What a client has complained of.
 #[derive(Default)]
-pub(super) struct Complaints(Vec<Told>);
+pub(super) struct Complaints(Mutex<Vec<Told>>);
 
 struct Told {
     code: RDKafkaErrorCode,
@@ -19,9 +20,10 @@ struct Told {
 
 impl Complaints {
     /// Whether to tell of an error that came at `now`: then how many of its kind were left out since the last was told.
-    pub(super) fn note(&mut self, code: RDKafkaErrorCode, now: Instant) -> Option<u64> {
-        let Some(told) = self.0.iter_mut().find(|told| told.code == code) else {
-            self.0.push(Told { code, at: now, left_out: 0 });
+    pub(super) fn note(&self, code: RDKafkaErrorCode, now: Instant) -> Option<u64> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(told) = all.iter_mut().find(|told| told.code == code) else {
+            all.push(Told { code, at: now, left_out: 0 });
             return Some(0);
         };
         if now.saturating_duration_since(told.at) < PAUSE {
@@ -39,7 +41,7 @@ mod tests {
 
     #[test]
     fn what_comes_again_is_counted_and_told_once_in_a_while() {
-        let (mut complaints, begun) = (Complaints::default(), Instant::now());
+        let (complaints, begun) = (Complaints::default(), Instant::now());
         let down = RDKafkaErrorCode::AllBrokersDown;
         assert_eq!(complaints.note(down, begun), Some(0));
         assert_eq!(complaints.note(down, begun), None);

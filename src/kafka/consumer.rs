@@ -18,9 +18,10 @@ use crate::kafka::arena::{Arena, Size};
 use crate::kafka::commit_queue::CommitQueue;
 use crate::kafka::complaints::Complaints;
 use crate::kafka::fetched::{FetchQueue, Fetched};
-use crate::kafka::native::{self, EventQueue, Membership};
+use crate::kafka::native::{self, Membership};
 use crate::kafka::notes::{Notes, add_assignment, list_of, locked, partitions_of, remove_assignment};
 use crate::kafka::offsets::{self, Commit, Committed, Epochs};
+use crate::kafka::queue::Queue;
 use crate::kafka::settings::{ConsumerSettings, Start};
 use crate::position::{NextOffset, Partition};
 use crate::record::InRecord;
@@ -114,7 +115,7 @@ pub enum From {
 /// A member of a consumer group. Closes on drop, which may take seconds.
 pub struct GroupConsumer {
     // All three before the consumer, which must live longer.
-    events: EventQueue,
+    events: Queue,
     fetched: FetchQueue,
     commits: CommitQueue,
     consumer: BaseConsumer<Notes>,
@@ -146,7 +147,7 @@ impl GroupConsumer {
         let no_memory = || KafkaError::ClientCreation("no memory for a queue".to_owned());
         let fetched = FetchQueue::new(&consumer).ok_or_else(no_memory).map_err(start)?;
         let commits = CommitQueue::new(&consumer).ok_or_else(no_memory).map_err(start)?;
-        let events = EventQueue::of(&consumer).ok_or_else(no_memory).map_err(start)?;
+        let events = Queue::of_consumer(&consumer).ok_or_else(no_memory).map_err(start)?;
         Ok(Self {
             events,
             fetched,

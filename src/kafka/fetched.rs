@@ -15,6 +15,7 @@ use rdkafka::error::{IsError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 
 use crate::kafka::native::milliseconds;
+use crate::kafka::queue::Queue;
 use crate::position::Partition;
 
 /// A record, or an error, that librdkafka holds.
@@ -132,19 +133,17 @@ impl<'m> Fetched<'m> {
 
 /// The queue that all assigned partitions are forwarded to. To be dropped before its consumer.
 pub struct FetchQueue {
-    queue: NonNull<sys::rd_kafka_queue_t>,
+    queue: Queue,
     batch: Vec<*mut sys::rd_kafka_message_t>,
 }
 
-// SAFETY: used by one thread at a time; librdkafka's queues do not belong to a thread, and `batch` is empty between calls.
+// SAFETY: used by one thread at a time; `batch` is empty between calls.
 unsafe impl Send for FetchQueue {}
 
 impl FetchQueue {
     /// A queue; `None` when librdkafka has no memory.
     pub fn new<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<Self> {
-        // SAFETY: the client is alive; the queue is destroyed on drop.
-        let queue = unsafe { sys::rd_kafka_queue_new(consumer.client().native_ptr()) };
-        Some(Self { queue: NonNull::new(queue)?, batch: Vec::new() })
+        Some(Self { queue: Queue::new(consumer)?, batch: Vec::new() })
     }
 
     /// Lets the records of `partition` come here. To be called before it is assigned; it sticks.
@@ -183,12 +182,5 @@ impl FetchQueue {
         // SAFETY: from `at` on there is room for `count` pointers.
         let taken = unsafe { sys::rd_kafka_consume_batch_queue(self.queue.as_ptr(), wait_ms, room, count) };
         usize::try_from(taken).unwrap_or(0)
-    }
-}
-
-impl Drop for FetchQueue {
-    fn drop(&mut self) {
-        // SAFETY: destroyed once, while the client lives; forwarded partitions hold references of their own.
-        unsafe { sys::rd_kafka_queue_destroy(self.queue.as_ptr()) };
     }
 }

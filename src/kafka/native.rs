@@ -2,7 +2,6 @@
 //!
 //! - Generation and member id of the group membership, to refuse a transaction without them.
 //! - Leader epochs of records and committed offsets, and the text beside a committed offset, whoever wrote it.
-//! - How many events wait for a poll.
 
 use std::ffi::{CStr, CString};
 use std::ptr;
@@ -70,34 +69,6 @@ pub fn note(list: &TopicPartitionList, index: usize) -> String {
         if text.is_null() { &[][..] } else { std::slice::from_raw_parts(text.cast::<u8>(), size) }
     };
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// The queue of the safe consumer, from which its `poll` takes. To be dropped before it.
-pub(super) struct EventQueue(ptr::NonNull<sys::rd_kafka_queue_t>);
-
-// SAFETY: librdkafka's queues do not belong to a thread.
-unsafe impl Send for EventQueue {}
-
-impl EventQueue {
-    /// A handle of it; `None` when librdkafka has no memory.
-    pub(super) fn of<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<Self> {
-        // SAFETY: the client is alive; the handle is given back on drop.
-        let queue = unsafe { sys::rd_kafka_queue_get_consumer(consumer.client().native_ptr()) };
-        ptr::NonNull::new(queue).map(Self)
-    }
-
-    /// How many events wait: errors, lines of the log, what the group asks for.
-    pub(super) fn waiting(&self) -> usize {
-        // SAFETY: the handle is valid.
-        unsafe { sys::rd_kafka_queue_length(self.0.as_ptr()) }
-    }
-}
-
-impl Drop for EventQueue {
-    fn drop(&mut self) {
-        // SAFETY: given back once, while the client lives.
-        unsafe { sys::rd_kafka_queue_destroy(self.0.as_ptr()) };
-    }
 }
 
 /// What the group's coordinator knows a member by. Goes with the offsets of a transaction, so that the broker refuses

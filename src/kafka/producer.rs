@@ -7,7 +7,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -16,6 +16,7 @@ use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProd
 use tokio::sync::oneshot;
 
 use crate::failpoint::{Rule, keeps};
+use crate::kafka::complaints::Complaints;
 use crate::kafka::settings::ProducerSettings;
 use crate::record::OutRecord;
 
@@ -98,15 +99,19 @@ type Answer = Result<Option<Delivered>, RDKafkaErrorCode>;
 /// Hands delivery reports to those who wait, and notes fatal errors.
 #[derive(Default)]
 struct Reports {
+    complaints: Complaints,
     is_broken: AtomicBool,
 }
 
 impl ClientContext for Reports {
     fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+        if code == RDKafkaErrorCode::Fatal {
             self.is_broken.store(true, Ordering::Relaxed);
         }
-        tracing::warn!(%error, reason, "producer");
+        if let Some(left_out) = self.complaints.note(code, Instant::now()) {
+            tracing::warn!(%error, reason, left_out, "producer");
+        }
     }
 }
 
