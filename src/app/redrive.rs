@@ -274,7 +274,7 @@ impl Work<'_> {
         if writer.is_suspect() {
             return Err(Trouble::Suspect);
         }
-        let committed = writer.commit(&records)?;
+        let committed = writer.commit(records)?;
         self.done.decided += letters.len();
         (self.order.progress)(letters.len());
         for id in &letters {

@@ -262,8 +262,9 @@ impl Counted {
     }
 
     /// Holds a verdict against the pipeline's limit for dead letters.
-    fn watch(&self, seen: &Seen, became: Became, now: Duration) -> Option<Alert> {
+    fn watch(&self, seen: &Seen, became: Became, services: &Services) -> Option<Alert> {
         let mut alarm = self.alarm.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = services.clock.elapsed();
         match became {
             Became::Parked | Became::Ended(Outcome::Filtered) => None,
             Became::Ended(Outcome::Succeeded) => {
@@ -438,7 +439,7 @@ impl Counted {
         let (became, records) = group.outbox.records(&self.pipeline, record, past, verdict);
         self.count(&seen, became);
         let is_replayed = !past.replay.is_empty() || replayed::is_replayed(&record.headers);
-        if !is_replayed && let Some(alert) = self.watch(&seen, became, group.services.clock.elapsed()) {
+        if !is_replayed && let Some(alert) = self.watch(&seen, became, &group.services) {
             group.stop(&self.pipeline, &alert);
         }
         records

@@ -4,7 +4,7 @@
 //! Pure: the same verdict gives the same bytes.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{LazyCell, RefCell};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -88,8 +88,10 @@ impl Outbox {
         let mut verdict = refuse_too_large(verdict, &source, &self.sizes);
         // They stay in their list: it has room, and each list is an allocation.
         let mut all = std::mem::take(&mut verdict.records);
-        let attributes = Attributes::lent(record);
-        let result = execution(pipeline, record, (&past, &verdict, all.len()), &attributes);
+        let count = all.len();
+        // Most records of a pipeline that only keeps failures have none.
+        let attributes = LazyCell::new(|| Attributes::lent(record));
+        let result = || execution(pipeline, record, (&past, &verdict, count), &attributes);
         let outcome = verdict.outcome;
         match outcome {
             Outcome::DeadLettered if !keeps(Rule::DeadLetters) => all.clear(),
@@ -97,7 +99,7 @@ impl Outbox {
                 all.clear();
                 let finished_at = verdict.started_at + verdict.duration;
                 let mut letter =
-                    letter(pipeline, (record, &past), &result, verdict.fault.as_ref(), finished_at);
+                    letter(pipeline, (record, &past), &result(), verdict.fault.as_ref(), finished_at);
                 shrink(&mut letter, record.headers.len(), self.sizes.dead_letter_bytes_max);
                 all.push(letter);
             }
@@ -107,7 +109,7 @@ impl Outbox {
             }
         }
         if leaves_result(pipeline.results, outcome, record, &past) {
-            all.push(self.execution(&result, record, source));
+            all.push(self.execution(&result(), record, source));
         }
         (Became::Ended(outcome), all)
     }

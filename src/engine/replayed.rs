@@ -41,7 +41,8 @@ pub fn is_replayed(headers: &[Header]) -> bool {
 }
 
 fn is_ours(header: &Header) -> bool {
-    NAMES.contains(&header.name.as_str())
+    let name = header.name.as_bytes();
+    NAMES.iter().any(|own| own.as_bytes() == name)
 }
 
 /// The record's own headers, and what a replay added behind them.

@@ -45,7 +45,7 @@ pub enum Order {
     /// One transaction.
     Transaction(Batch),
     /// Records alone.
-    Plain(Vec<OutRecord>),
+    Plain(Arc<Vec<OutRecord>>),
 }
 
 /// What became of an order.

@@ -363,12 +363,12 @@ impl Worker {
                     self.consumer.commit(&std::mem::take(&mut offsets), CommitMode::Async)?;
                 }
                 self.handed = Some(Handed::Transaction(released));
-                Order::Transaction(Batch { records, offsets, membership })
+                Order::Transaction(Batch { records: Arc::new(records), offsets, membership })
             }
             SenderSettings::Plain(_) => {
                 let (tickets, records) = self.unsent.hand_over(count);
                 self.handed = Some(Handed::Plain(tickets));
-                Order::Plain(records)
+                Order::Plain(Arc::new(records))
             }
         };
         self.ready_since = None;

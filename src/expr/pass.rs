@@ -102,7 +102,12 @@ impl Pass<'_> {
             self.skip_space();
             self.take(b':')?;
             self.skip_space();
-            match fields.iter().position(|(own, _)| own.as_bytes() == &self.text[name.clone()]) {
+            let name = &self.text[name];
+            // Most names differ in their lengths or first bytes.
+            let is_it = |own: &str| {
+                own.len() == name.len() && own.as_bytes().first() == name.first() && own.as_bytes() == name
+            };
+            match fields.iter().position(|(own, _)| is_it(own)) {
                 None => self.skip_value(depth + 1)?,
                 Some(number) => {
                     // There are at most as many paths.
@@ -163,20 +168,12 @@ impl Pass<'_> {
 
     /// Goes to the next quote, backslash or control character, and says where that is.
     fn run(&mut self) -> usize {
-        const ONES: u64 = u64::MAX / 255;
-        const HIGHS: u64 = ONES << 7;
-        let zero_of = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS;
-        while let Some(chunk) = self.text.get(self.at..).and_then(<[u8]>::first_chunk::<8>) {
-            let word = u64::from_le_bytes(*chunk);
-            let quotes = zero_of(word ^ (ONES * u64::from(b'"')));
-            let slashes = zero_of(word ^ (ONES * u64::from(b'\\')));
-            let controls = word.wrapping_sub(ONES * 0x20) & !word & HIGHS;
-            let hits = quotes | slashes | controls;
-            if hits != 0 {
-                self.at += (hits.trailing_zeros() / 8) as usize;
+        while let Some(chunk) = self.text.get(self.at..).and_then(<[u8]>::first_chunk) {
+            let at = first_special(chunk);
+            self.at += at;
+            if at < chunk.len() {
                 return self.at;
             }
-            self.at += 8;
         }
         while self.peek().is_some_and(|byte| byte != b'"' && byte != b'\\' && byte >= 0x20) {
             self.at += 1;
@@ -292,6 +289,37 @@ impl Pass<'_> {
             }
         }
     }
+}
+
+/// Bytes that are looked at together.
+const CHUNK_BYTES: usize = 16;
+
+/// Where the first quote, backslash or control character stands; the chunk's length when there is none.
+#[cfg(target_arch = "x86_64")]
+fn first_special(chunk: &[u8; CHUNK_BYTES]) -> usize {
+    use std::arch::x86_64::{
+        _mm_cmpeq_epi8, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi64x, _mm_set1_epi8,
+    };
+    #[target_feature(enable = "sse2")]
+    fn hits(chunk: &[u8; CHUNK_BYTES]) -> u32 {
+        let word = i128::from_le_bytes(*chunk);
+        let bytes = _mm_set_epi64x((word >> 64) as i64, word as i64);
+        let quotes = _mm_cmpeq_epi8(bytes, _mm_set1_epi8(b'"' as i8));
+        let slashes = _mm_cmpeq_epi8(bytes, _mm_set1_epi8(b'\\' as i8));
+        // Bytes that are the smaller of themselves and the last control character.
+        let controls = _mm_cmpeq_epi8(_mm_min_epu8(bytes, _mm_set1_epi8(0x1f)), bytes);
+        _mm_movemask_epi8(_mm_or_si128(_mm_or_si128(quotes, slashes), controls)) as u32
+    }
+    // SAFETY: every processor of this architecture has SSE2.
+    let hits = unsafe { hits(chunk) };
+    (hits | 1 << CHUNK_BYTES).trailing_zeros() as usize
+}
+
+/// Where the first quote, backslash or control character stands; the chunk's length when there is none.
+#[cfg(not(target_arch = "x86_64"))]
+fn first_special(chunk: &[u8; CHUNK_BYTES]) -> usize {
+    let is_special = |byte: &u8| *byte == b'"' || *byte == b'\\' || *byte < 0x20;
+    chunk.iter().position(is_special).unwrap_or(CHUNK_BYTES)
 }
 
 /// A value whose text has been checked.

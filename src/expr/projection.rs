@@ -133,7 +133,7 @@ impl Projection {
 
     /// Finds the parts in `text`. `None` when the text has to be decoded as a whole to be sure.
     pub(super) fn find<'p>(&'p self, text: &Bytes) -> Option<Part<'p>> {
-        if u32::try_from(text.len()).is_err() || std::str::from_utf8(text).is_err() {
+        if u32::try_from(text.len()).is_err() || simdutf8::basic::from_utf8(text).is_err() {
             return None;
         }
         let Outermost { found, places, end, is_empty } = pass::outermost(self, text)?;

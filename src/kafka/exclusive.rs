@@ -5,6 +5,7 @@
 //! succeeds and nobody else has written under this id, or somebody has and it fails. Blocks; use it where that does no
 //! harm.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::failpoint::Place;
@@ -54,10 +55,10 @@ impl Exclusive {
     ///
     /// # Errors
     /// [`TxnError::Fenced`] when the id was taken over; others as of [`txn::Transactor::run`]. Do not use this one again.
-    pub fn commit(&mut self, records: &[OutRecord]) -> Result<Committed, TxnError> {
+    pub fn commit(&mut self, records: Vec<OutRecord>) -> Result<Committed, TxnError> {
         let id = format!("{}.0", self.settings.id);
         let begun = Instant::now();
-        let result = self.attempt(&id, records);
+        let result = self.attempt(&id, &Arc::new(records));
         let took = begun.elapsed();
         let Self { settings, outgoing, .. } = &*self;
         match result {
@@ -71,7 +72,7 @@ impl Exclusive {
         }
     }
 
-    fn attempt(&mut self, id: &str, records: &[OutRecord]) -> Result<(), TxnError> {
+    fn attempt(&mut self, id: &str, records: &Arc<Vec<OutRecord>>) -> Result<(), TxnError> {
         let Self { outgoing, signs, .. } = self;
         let beacon = Beacon::default();
         let calls = Calls { id, beacon: &beacon, meanwhile: &|| {} };

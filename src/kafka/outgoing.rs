@@ -10,6 +10,7 @@ use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::failpoint::{Rule, keeps};
+use crate::kafka::complaints::Complaints;
 use crate::kafka::fetched::Fetched;
 use crate::kafka::leaders;
 use crate::kafka::partitioner::partition_of;
@@ -19,6 +20,9 @@ use crate::record::OutRecord;
 
 /// How long the question after a topic's partitions may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Records go out with the flush that ends their batch, so none waits so long; but while many are handed over, they gather
+/// into few large requests.
+const LINGER_MS: &str = "10";
 /// Before leaders that are none yet are asked again.
 const ASK_PAUSE: Duration = Duration::from_millis(50);
 /// Partitions may be added to a topic; after this long they are counted again.
@@ -80,6 +84,7 @@ impl SendError {
 /// Notes the first record that failed, and signs of requests that may have been sent twice.
 #[derive(Default)]
 pub(crate) struct Reports {
+    complaints: Complaints,
     failure: Mutex<Option<SendError>>,
     signs: AtomicU64,
     counters: Mutex<Option<Counters>>,
@@ -87,10 +92,13 @@ pub(crate) struct Reports {
 
 impl ClientContext for Reports {
     fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code().is_some_and(suspicion::is_sign) {
+        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+        if suspicion::is_sign(code) {
             self.signs.fetch_add(1, Ordering::Relaxed);
         }
-        tracing::warn!(%error, reason, "producer");
+        if let Some(left_out) = self.complaints.note(code, Instant::now()) {
+            tracing::warn!(%error, reason, left_out, "producer");
+        }
     }
 
     fn stats_raw(&self, json: &[u8]) {
@@ -132,13 +140,17 @@ pub(crate) struct Outgoing {
     delivery_timeout: Duration,
     /// Partition of records without a key, modulo the topic's number of partitions; another for each batch.
     keyless: i32,
+    /// What librdkafka may still read values of. After the producer: until then its threads do.
+    lent: Vec<Arc<Vec<OutRecord>>>,
 }
 
 impl Outgoing {
     /// Starts a producer.
     pub(crate) fn new(config: &ClientConfig, delivery_timeout: Duration) -> Result<Self, KafkaError> {
-        let producer = RawProducer::start(config, Reports::default())?;
-        Ok(Self { topics: Vec::new(), producer, unproven: 0, delivery_timeout, keyless: 0 })
+        let mut config = config.clone();
+        config.set("linger.ms", LINGER_MS);
+        let producer = RawProducer::start(&config, Reports::default())?;
+        Ok(Self { topics: Vec::new(), producer, unproven: 0, delivery_timeout, keyless: 0, lent: Vec::new() })
     }
 
     /// The producer, for transactional calls.
@@ -146,15 +158,20 @@ impl Outgoing {
         &self.producer
     }
 
-    /// Gives all of `records` to the queue, in order. Waits while the queue is full.
-    pub(crate) fn send_all(&mut self, records: &[OutRecord]) -> Result<(), SendError> {
+    /// Gives all of `records` to the queue, in order. Waits while the queue is full. Their values are not copied, so
+    /// they are kept until the next [`Self::flush`] that succeeds.
+    pub(crate) fn send_all(&mut self, records: &Arc<Vec<OutRecord>>) -> Result<(), SendError> {
+        self.lent.push(Arc::clone(records));
         self.keyless = self.keyless.wrapping_add(1) & i32::MAX;
         self.topics.retain(|topic| topic.counted_at.elapsed() < PARTITIONS_VALID);
-        records.iter().try_for_each(|record| self.send(record))
+        // SAFETY: they are part of what is lent.
+        records.iter().try_for_each(|record| unsafe { self.send(record) })
     }
 
-    fn send(&mut self, record: &OutRecord) -> Result<(), SendError> {
-        let Self { topics, producer, unproven: _, delivery_timeout, keyless } = self;
+    /// # Safety
+    /// `record` must be part of what is lent.
+    unsafe fn send(&mut self, record: &OutRecord) -> Result<(), SendError> {
+        let Self { topics, producer, delivery_timeout, keyless, .. } = self;
         // They are few, and names that are equal are mostly the same.
         let at = match topics.iter().position(|topic| topic.name == record.topic) {
             Some(at) => at,
@@ -171,7 +188,8 @@ impl Outgoing {
         };
         let mut full_since = None;
         loop {
-            match producer.produce(&topic.handle, partition, record) {
+            // SAFETY: what is lent stays until everything was acknowledged or has failed, or the producer is gone.
+            match unsafe { producer.produce(&topic.handle, partition, record) } {
                 Ok(()) => return Ok(()),
                 Err(RDKafkaErrorCode::QueueFull)
                     if full_since.get_or_insert_with(Instant::now).elapsed() < *delivery_timeout =>
@@ -199,6 +217,8 @@ impl Outgoing {
             }
         }
         self.serve();
+        // Nothing waits any more, neither in a queue nor for an answer.
+        self.lent.clear();
         if let Some(failure) = self.take_failure() {
             return Err(failure);
         }

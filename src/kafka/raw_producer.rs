@@ -18,6 +18,7 @@ use rdkafka::types::{RDKafkaRespErr, RDKafkaType};
 
 use crate::kafka::fetched::Fetched;
 use crate::kafka::native::{Membership, milliseconds};
+use crate::kafka::queue::Queue;
 use crate::record::{Header, OutRecord};
 
 /// Name under which librdkafka knows who looks at acknowledgements.
@@ -25,14 +26,15 @@ const WATCH: &CStr = c"acknowledgements";
 
 /// A producer that tells of failed records alone.
 pub struct RawProducer<C: ClientContext + 'static> {
-    queue: NonNull<sys::rd_kafka_queue_t>,
+    // Before the client: to be dropped first.
+    queue: Queue,
     client: Client<C>,
     /// Records that librdkafka takes as written without having been told where. After the client: its threads write here
     /// until it is destroyed.
     unproven: Box<AtomicU64>,
 }
 
-// SAFETY: librdkafka's clients and queues may be used from any thread.
+// SAFETY: librdkafka's clients may be used from any thread.
 unsafe impl<C: ClientContext> Send for RawProducer<C> {}
 
 /// Counts an acknowledgement without an offset.
@@ -95,10 +97,8 @@ impl<C: ClientContext> RawProducer<C> {
             return Err(KafkaError::ClientCreation(format!("cannot watch acknowledgements: {refused:?}")));
         }
         let client = Client::new(&config, native, RDKafkaType::RD_KAFKA_PRODUCER, context)?;
-        // SAFETY: the client is alive; the queue is ours to destroy.
-        let queue = unsafe { sys::rd_kafka_queue_get_main(client.native_ptr()) };
         let no_queue = || KafkaError::ClientCreation("no memory for a queue".to_owned());
-        Ok(Self { queue: NonNull::new(queue).ok_or_else(no_queue)?, client, unproven })
+        Ok(Self { queue: Queue::main(&client).ok_or_else(no_queue)?, client, unproven })
     }
 
     /// What it was started with.
@@ -119,23 +119,13 @@ impl<C: ClientContext> RawProducer<C> {
     /// Events that wait to be served.
     #[cfg(test)]
     pub fn waiting(&self) -> usize {
-        // SAFETY: the queue is alive.
-        unsafe { sys::rd_kafka_queue_length(self.queue.as_ptr()) }
+        self.queue.waiting()
     }
 
     /// Serves everything that librdkafka wants to tell, without waiting. `failed` is told of records that were not
     /// delivered.
     pub fn serve(&self, mut failed: impl FnMut(&Fetched<'_>)) {
-        loop {
-            // SAFETY: the queue is alive; the event is ours until destroyed below.
-            let Some(event) = NonNull::new(unsafe { sys::rd_kafka_queue_poll(self.queue.as_ptr(), 0) })
-            else {
-                return;
-            };
-            self.take(event.as_ptr(), &mut failed);
-            // SAFETY: destroyed once; nothing of it is kept.
-            unsafe { sys::rd_kafka_event_destroy(event.as_ptr()) };
-        }
+        self.queue.drain(|event| self.take(event, &mut failed));
     }
 
     fn take(&self, event: *mut sys::rd_kafka_event_t, failed: &mut impl FnMut(&Fetched<'_>)) {
@@ -217,8 +207,12 @@ impl<C: ClientContext> RawProducer<C> {
         !unsafe { sys::rd_kafka_flush(self.client.native_ptr(), milliseconds(timeout)) }.is_error()
     }
 
-    /// Gives one record to the queue; copies its bytes. Does not block.
-    pub fn produce(
+    /// Gives one record to the queue; copies its key and headers, and not its value. Does not block.
+    ///
+    /// # Safety
+    /// If it is taken, the bytes of its value must stay where they are until it is acknowledged or has failed, which is
+    /// what [`Self::flush`] tells, or until this producer is dropped.
+    pub unsafe fn produce(
         &self,
         topic: &TopicHandle,
         partition: i32,
@@ -229,7 +223,8 @@ impl<C: ClientContext> RawProducer<C> {
         let headers = native_headers(&record.headers);
         use sys::rd_kafka_vtype_t as Field;
         // SAFETY: the argument list is pairs of tag and the type that the tag asks for, closed by END; the pointers are
-        // valid during the call, which copies key and value.
+        // valid during the call, which copies the key. Without a flag the value is neither copied nor freed; the caller
+        // keeps it.
         let result = unsafe {
             sys::rd_kafka_producev(
                 self.client.native_ptr(),
@@ -238,7 +233,7 @@ impl<C: ClientContext> RawProducer<C> {
                 Field::RD_KAFKA_VTYPE_PARTITION,
                 partition,
                 Field::RD_KAFKA_VTYPE_MSGFLAGS,
-                sys::RD_KAFKA_MSG_F_COPY,
+                0,
                 Field::RD_KAFKA_VTYPE_VALUE,
                 value,
                 value_len,
@@ -266,11 +261,8 @@ impl<C: ClientContext> RawProducer<C> {
 impl<C: ClientContext> Drop for RawProducer<C> {
     fn drop(&mut self) {
         let everything = sys::RD_KAFKA_PURGE_F_QUEUE | sys::RD_KAFKA_PURGE_F_INFLIGHT;
-        // SAFETY: the client is alive until its own drop, which follows; the queue is ours, destroyed once and before it.
-        unsafe {
-            sys::rd_kafka_purge(self.client.native_ptr(), everything);
-            sys::rd_kafka_queue_destroy(self.queue.as_ptr());
-        }
+        // SAFETY: the client is alive until its own drop, which follows.
+        unsafe { sys::rd_kafka_purge(self.client.native_ptr(), everything) };
     }
 }
 

@@ -11,6 +11,7 @@
 //!   `transactional.id` begins with `init_transactions`, which ends whatever was open and fences requests that are
 //!   still on their way (librdkafka has no KIP-890). After that, and not before, committed offsets can be read.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -34,7 +35,7 @@ const CALL_ATTEMPTS: u32 = 20;
 /// What belongs into one transaction.
 pub struct Batch {
     /// Records, in the order in which they are to stand.
-    pub records: Vec<OutRecord>,
+    pub records: Arc<Vec<OutRecord>>,
     /// Source offsets that they follow from.
     pub offsets: Vec<Commit>,
     /// The group member that read them.
@@ -115,10 +116,10 @@ impl Transactor {
     /// # Errors
     /// As [`Self::open`].
     pub fn recover(&mut self) -> Result<(), TxnError> {
-        self.idle();
         for turn in 0..self.turns.len() {
             if self.turns[turn].is_none() {
                 // Without brokers this takes minutes, again and again, and statistics come for the others meanwhile.
+                self.idle();
                 let outgoing = start(&self.settings, turn, &self.beacon, &|| self.idle())?;
                 self.turns[turn] = Some(Turn { signs: outgoing.signs(), outgoing });
             }
@@ -323,7 +324,7 @@ impl PlainSender {
     ///
     /// # Errors
     /// When one of them was refused or not delivered in time.
-    pub fn send(&mut self, records: &[OutRecord]) -> Result<(), TxnError> {
+    pub fn send(&mut self, records: &Arc<Vec<OutRecord>>) -> Result<(), TxnError> {
         let mut outgoing = match self.outgoing.take() {
             Some(outgoing) => outgoing,
             None => {

@@ -141,7 +141,12 @@ impl Emit {
         let headers = self.headers(cx)?;
         let topic = Arc::clone(&self.topic);
         let record = OutRecord { topic, partition: None, timestamp_ms: None, key, value, headers };
-        cx.outputs.records.push(record);
+        let records = &mut cx.outputs.records;
+        if records.capacity() == 0 {
+            // Mostly this is the only one, and an execution result follows.
+            records.reserve_exact(2);
+        }
+        records.push(record);
         Ok(Next::Continue)
     }
 

@@ -32,9 +32,9 @@ async fn write(kafka: &str, topic: &str) -> Result<(), String> {
     let settings = TransactionSettings::new(producer, topic.to_owned());
     let records = records(topic);
     let written = tokio::task::spawn_blocking(move || {
-        let first = Exclusive::open(settings.clone()).expect("starts").commit(&records);
+        let first = Exclusive::open(settings.clone()).expect("starts").commit(records.clone());
         if first.is_err() {
-            Exclusive::open(settings).expect("starts").commit(&records).expect("nothing is refused any more");
+            Exclusive::open(settings).expect("starts").commit(records).expect("nothing is refused any more");
         }
         first.map(drop).map_err(|error| format!("{error:?}"))
     });
