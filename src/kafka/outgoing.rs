@@ -20,9 +20,6 @@ use crate::record::OutRecord;
 
 /// How long the question after a topic's partitions may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
-/// Records go out with the flush that ends their batch, so none waits so long; but while many are handed over, they gather
-/// into few large requests.
-const LINGER_MS: &str = "10";
 /// Before leaders that are none yet are asked again.
 const ASK_PAUSE: Duration = Duration::from_millis(50);
 /// Partitions may be added to a topic; after this long they are counted again.
@@ -147,9 +144,7 @@ pub(crate) struct Outgoing {
 impl Outgoing {
     /// Starts a producer.
     pub(crate) fn new(config: &ClientConfig, delivery_timeout: Duration) -> Result<Self, KafkaError> {
-        let mut config = config.clone();
-        config.set("linger.ms", LINGER_MS);
-        let producer = RawProducer::start(&config, Reports::default())?;
+        let producer = RawProducer::start(config, Reports::default())?;
         Ok(Self { topics: Vec::new(), producer, unproven: 0, delivery_timeout, keyless: 0, lent: Vec::new() })
     }
 

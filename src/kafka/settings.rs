@@ -182,7 +182,7 @@ fn reading(connection: &Connection, fetching: Fetching) -> ClientConfig {
 pub struct ProducerSettings {
     /// How to reach the cluster.
     pub connection: Connection,
-    /// How long a record that is sent by itself may wait for others.
+    /// How long a record may wait for others of its batch.
     pub linger: Duration,
     /// Within this time a record is acknowledged or has failed.
     pub delivery_timeout: Duration,

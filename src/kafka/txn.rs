@@ -31,6 +31,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const CALL_PAUSE: Duration = Duration::from_millis(50);
 /// Attempts of such a call.
 const CALL_ATTEMPTS: u32 = 20;
+/// Without a transaction the flush follows at once, so no record waits so long; but while many are handed over, they gather
+/// into few large requests. Within a transaction they are to be on their way while offsets are sent.
+const PLAIN_LINGER_MS: &str = "10";
 
 /// What belongs into one transaction.
 pub struct Batch {
@@ -328,7 +331,8 @@ impl PlainSender {
         let mut outgoing = match self.outgoing.take() {
             Some(outgoing) => outgoing,
             None => {
-                let config = self.settings.to_client_config();
+                let mut config = self.settings.to_client_config();
+                config.set("linger.ms", PLAIN_LINGER_MS);
                 Outgoing::new(&config, self.settings.delivery_timeout).map_err(TxnError::Start)?
             }
         };
