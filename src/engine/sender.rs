@@ -6,12 +6,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::failpoint::{Rule, keeps};
 use crate::kafka::beacon::Beacon;
+use crate::kafka::queue::Waker;
 use crate::kafka::settings::{ProducerSettings, TransactionSettings};
 use crate::kafka::txn::{Batch, PlainSender, Transactor, TxnError};
 use crate::record::OutRecord;
@@ -76,18 +77,25 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// Starts the thread; its first outcome is [`Outcome::Ready`]. `beacon` tells which call to Kafka it is in.
+    /// Starts the thread; its first outcome is [`Outcome::Ready`]. `beacon` tells which call to Kafka it is in; `waker` is
+    /// called after each outcome.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn spawn(name: &str, settings: SenderSettings, beacon: Beacon) -> std::io::Result<Self> {
+    pub fn spawn(
+        name: &str,
+        settings: SenderSettings,
+        beacon: Beacon,
+        waker: Waker,
+    ) -> std::io::Result<Self> {
         let (orders, inbox) = sync_channel(1);
-        let (outbox, outcomes) = sync_channel(4);
+        let (outcome, outcomes) = sync_channel(4);
+        let answer = Answer { outcome, waker };
         let is_stopping = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&is_stopping);
         let thread = std::thread::Builder::new()
             .name(format!("send {name}"))
-            .spawn(move || run(settings, &inbox, &outbox, &stop, beacon))?;
+            .spawn(move || run(settings, &inbox, &answer, &stop, beacon))?;
         let busy_since = Some(Instant::now());
         Ok(Self { orders, outcomes, busy_since, is_stopping, thread: Some(thread) })
     }
@@ -161,10 +169,24 @@ impl Sender {
 #[error("the sender thread is gone")]
 pub struct SenderGone;
 
+/// The sender's end of the outcomes.
+struct Answer {
+    outcome: SyncSender<Outcome>,
+    waker: Waker,
+}
+
+impl Answer {
+    fn send(&self, outcome: Outcome) -> Result<(), SendError<Outcome>> {
+        self.outcome.send(outcome)?;
+        self.waker.wake();
+        Ok(())
+    }
+}
+
 fn run(
     settings: SenderSettings,
     orders: &Receiver<Order>,
-    outcomes: &SyncSender<Outcome>,
+    answer: &Answer,
     is_stopping: &AtomicBool,
     beacon: Beacon,
 ) {
@@ -176,7 +198,7 @@ fn run(
                 Ok(Some(transactor)) => Link::Transactions(transactor),
                 Ok(None) => return,
                 Err(error) => {
-                    let _ = outcomes.send(Outcome::Broken(error));
+                    let _ = answer.send(Outcome::Broken(error));
                     return;
                 }
             }
@@ -185,7 +207,7 @@ fn run(
     let mut outcome = Outcome::Ready;
     loop {
         // Nobody listens any more when the poll thread has ended.
-        if outcomes.send(outcome).is_err() {
+        if answer.send(outcome).is_err() {
             return;
         }
         let order = loop {

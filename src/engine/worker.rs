@@ -49,7 +49,7 @@ use crate::telemetry::{self, Histogram, names};
 
 /// Records of one poll.
 const POLL_RECORDS_MAX: usize = 1000;
-/// Wait for new records while other things go on, whose end is looked for in between.
+/// Wait for new records while other things go on, whose end is looked for in between. The sender's ends the wait.
 const BUSY_WAIT: Duration = Duration::from_millis(1);
 /// Wait for new records while nothing goes on.
 const IDLE_WAIT: Duration = Duration::from_millis(50);
@@ -150,8 +150,9 @@ impl Worker {
         report_to: watch::Sender<GroupStatus>,
     ) -> Result<Self, WorkerError> {
         let group = settings.consumer.group.clone();
-        let sender = Sender::spawn(&group, settings.sender.clone(), settings.beacon.clone())?;
         let consumer = GroupConsumer::join(&settings.consumer)?;
+        let (beacon, waker) = (settings.beacon.clone(), consumer.waker());
+        let sender = Sender::spawn(&group, settings.sender.clone(), beacon, waker)?;
         let tasks = Tasks::new(settings.ordering, settings.running_max, runtime);
         let order_max = settings.batch_records * BACKLOG_BATCHES;
         Ok(Self {

@@ -21,7 +21,7 @@ use crate::kafka::fetched::{FetchQueue, Fetched};
 use crate::kafka::native::{self, Membership};
 use crate::kafka::notes::{Notes, add_assignment, list_of, locked, partitions_of, remove_assignment};
 use crate::kafka::offsets::{self, Commit, Committed, Epochs};
-use crate::kafka::queue::Queue;
+use crate::kafka::queue::{Queue, Waker};
 use crate::kafka::settings::{ConsumerSettings, Start};
 use crate::position::{NextOffset, Partition};
 use crate::record::InRecord;
@@ -162,6 +162,11 @@ impl GroupConsumer {
             epochs: Epochs::default(),
             complaints: Complaints::default(),
         })
+    }
+
+    /// Ends a wait in [`Self::poll`], from any thread.
+    pub fn waker(&self) -> Waker {
+        self.fetched.waker()
     }
 
     /// Appends up to `records_max` records, waiting up to `wait` for the first; returns whether no more were ready. Serves the group first: what it wants is in [`Self::take_intents`] afterwards.

@@ -15,7 +15,7 @@ use rdkafka::error::{IsError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 
 use crate::kafka::native::milliseconds;
-use crate::kafka::queue::Queue;
+use crate::kafka::queue::{Queue, Waker};
 use crate::position::Partition;
 
 /// A record, or an error, that librdkafka holds.
@@ -134,6 +134,7 @@ impl<'m> Fetched<'m> {
 /// The queue that all assigned partitions are forwarded to. To be dropped before its consumer.
 pub struct FetchQueue {
     queue: Queue,
+    waker: Waker,
     batch: Vec<*mut sys::rd_kafka_message_t>,
 }
 
@@ -143,7 +144,13 @@ unsafe impl Send for FetchQueue {}
 impl FetchQueue {
     /// A queue; `None` when librdkafka has no memory.
     pub fn new<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<Self> {
-        Some(Self { queue: Queue::new(consumer)?, batch: Vec::new() })
+        let queue = Queue::new(consumer)?;
+        Some(Self { waker: Waker::of(&queue), queue, batch: Vec::new() })
+    }
+
+    /// Ends a wait in [`Self::take`].
+    pub fn waker(&self) -> Waker {
+        self.waker.clone()
     }
 
     /// Lets the records of `partition` come here. To be called before it is assigned; it sticks.
@@ -182,5 +189,11 @@ impl FetchQueue {
         // SAFETY: from `at` on there is room for `count` pointers.
         let taken = unsafe { sys::rd_kafka_consume_batch_queue(self.queue.as_ptr(), wait_ms, room, count) };
         usize::try_from(taken).unwrap_or(0)
+    }
+}
+
+impl Drop for FetchQueue {
+    fn drop(&mut self) {
+        self.waker.end();
     }
 }

@@ -20,7 +20,7 @@ pub mod offsets;
 mod outgoing;
 pub mod partitioner;
 pub mod producer;
-mod queue;
+pub(crate) mod queue;
 mod raw_producer;
 pub mod reader;
 pub mod scan;

@@ -1,6 +1,7 @@
 //! A queue of librdkafka's, held: unsafe code about its life. What is done with it stands where it is used.
 
 use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rdkafka::bindings as sys;
 use rdkafka::client::{Client, ClientContext};
@@ -50,6 +51,36 @@ impl Queue {
             // SAFETY: destroyed once; nothing of it is kept.
             unsafe { sys::rd_kafka_event_destroy(event.as_ptr()) };
         }
+    }
+}
+
+/// Ends a wait for a queue, from any thread; nothing once the queue is gone.
+#[derive(Clone)]
+pub struct Waker(Arc<Mutex<Option<Lent>>>);
+
+/// A handle that belongs to somebody else.
+struct Lent(NonNull<sys::rd_kafka_queue_t>);
+
+// SAFETY: as for the queue itself.
+unsafe impl Send for Lent {}
+
+impl Waker {
+    /// Of this queue, whose owner calls [`Self::end`] before it goes.
+    pub(super) fn of(queue: &Queue) -> Self {
+        Self(Arc::new(Mutex::new(Some(Lent(queue.0)))))
+    }
+
+    /// Lets who waits for the queue go on, or who will wait next if nobody does.
+    pub fn wake(&self) {
+        if let Some(Lent(queue)) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            // SAFETY: until `end`, which waits for the lock, the queue is there.
+            unsafe { sys::rd_kafka_queue_yield(queue.as_ptr()) };
+        }
+    }
+
+    /// The queue is about to go.
+    pub(super) fn end(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
