@@ -71,7 +71,8 @@ async fn limits_pause_and_resume() {
     settings.is_cpu_only = false;
     settings.limits.partition_bytes_max = 100_000;
     settings.limits.group_bytes_max = 200_000;
-    let mut instance = Instance::start(settings, scenario.copy_slowly(|_| Duration::from_millis(5)));
+    // Seconds of work within these limits: the status tells of a pause only if it lasts.
+    let mut instance = Instance::start(settings, scenario.copy_slowly(|_| Duration::from_millis(50)));
     let paused = instance.running.status.wait_for(|status| {
         let bytes_and_more = status.partitions.iter().map(|partition| partition.in_flight).sum::<usize>();
         assert!(bytes_and_more < 4_000, "the limits hold");
