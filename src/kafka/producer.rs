@@ -5,7 +5,7 @@
 //! a wait: whoever sleeps and tries again there changes the order of two records with one key. Memory is bounded by
 //! librdkafka's queue. A producer that met a fatal error is replaced by a new one; what it still held has failed.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -101,6 +101,8 @@ type Answer = Result<Option<Delivered>, RDKafkaErrorCode>;
 struct Reports {
     complaints: Complaints,
     is_broken: AtomicBool,
+    /// Records handed over and not reported yet. librdkafka's own count has its errors in it, which wait to be told.
+    in_flight: AtomicUsize,
 }
 
 impl ClientContext for Reports {
@@ -127,6 +129,7 @@ impl ProducerContext for Reports {
             }
             Err((error, _)) => Err(code_of(error)),
         };
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
         // Nobody may wait any more: the request's deadline has passed.
         let _ = answer.send(result);
     }
@@ -169,9 +172,15 @@ impl Producer {
         kafka_record.timestamp = *timestamp_ms;
         kafka_record.key = key.as_deref();
         kafka_record.payload = value.as_deref();
+        let in_flight = &live.context().in_flight;
+        // Before it is sent: the report may come at once.
+        in_flight.fetch_add(1, Ordering::Relaxed);
         match live.send(kafka_record) {
             Ok(()) => Ok(Receipt { topic: Arc::clone(topic), bytes, answer }),
-            Err((error, _)) => Err(refused(code_of(&error), topic, bytes)),
+            Err((error, _)) => {
+                in_flight.fetch_sub(1, Ordering::Relaxed);
+                Err(refused(code_of(&error), topic, bytes))
+            }
         }
     }
 
@@ -186,13 +195,15 @@ impl Producer {
     /// Waits until everything handed over so far is acknowledged or has failed; false when `patience` ran out first.
     pub async fn flush(&self, patience: Duration) -> bool {
         let live = self.live();
-        // Blocks on librdkafka's queue.
-        tokio::task::spawn_blocking(move || live.flush(patience).is_ok()).await.unwrap_or(false)
+        // Blocks on librdkafka's queue; waits for what it has to tell, too, which is no record.
+        let flush =
+            move || live.flush(patience).is_ok() || live.context().in_flight.load(Ordering::Relaxed) == 0;
+        tokio::task::spawn_blocking(flush).await.unwrap_or(false)
     }
 
     /// Records handed over and neither acknowledged nor failed.
     pub fn in_flight(&self) -> usize {
-        usize::try_from(self.live().in_flight_count()).unwrap_or(0)
+        self.live().context().in_flight.load(Ordering::Relaxed)
     }
 
     /// The producer in use; a broken one is replaced first.
@@ -336,6 +347,17 @@ mod tests {
             assert!(matches!(receipt.delivered().await, Err(ProduceError::Undelivered { .. })));
         }
         assert!(producer.enqueue(&record("t", &value)).is_ok(), "there is room again");
+    }
+
+    #[test]
+    fn records_in_flight_are_counted_whatever_else_librdkafka_has_to_tell() {
+        let producer = producer("127.0.0.1:1,127.0.0.1:2,127.0.0.1:3,127.0.0.1:4", 30_000);
+        let receipts: Vec<_> = (0..3).map(|_| producer.enqueue(&record("t", b"x")).unwrap()).collect();
+        let begun = Instant::now();
+        // Meanwhile it hears of each connection that fails.
+        while begun.elapsed() < Duration::from_secs(1) {
+            assert_eq!(producer.in_flight(), receipts.len());
+        }
     }
 
     #[tokio::test]

@@ -271,7 +271,8 @@ async fn without_kafka_the_answer_is_503_in_time() {
     assert!(answer.header("retry-after").is_some());
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     endpoint.shutdown.cancel();
-    assert!(matches!(endpoint.task.await.expect("no panic"), Err(ServeError::Unflushed(1))));
+    let end = endpoint.task.await.expect("no panic");
+    assert!(matches!(end, Err(ServeError::Unflushed(1))), "{end:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
