@@ -12,6 +12,7 @@ use crate::kafka::consumer::{From, GroupConsumer, Intent};
 use crate::kafka::settings::{Connection, ConsumerSettings};
 use crate::kafka::suspicion::Counters;
 use crate::position::{NextOffset, Partition};
+use crate::record::InRecord;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -56,17 +57,20 @@ fn transactor(cluster: &Cluster, beacon: Beacon) -> Transactor {
     Transactor::open(settings, beacon).expect("starts")
 }
 
-fn batch(consumer: &GroupConsumer, next: i64) -> Batch {
-    let record = OutRecord {
-        topic: Arc::from("out"),
-        partition: None,
+fn record(topic: &str, value: impl Into<Bytes>) -> OutRecord {
+    OutRecord {
+        topic: Arc::from(topic),
+        partition: Some(0),
         timestamp_ms: None,
         key: None,
-        value: Some(Bytes::from_static(b"value")),
+        value: Some(value.into()),
         headers: Vec::new(),
-    };
+    }
+}
+
+fn batch(consumer: &GroupConsumer, next: i64) -> Batch {
     Batch {
-        records: Arc::new(vec![record]),
+        records: Arc::new(vec![OutRecord { partition: None, ..record("out", "value") }]),
         offsets: vec![Commit::at(Partition::new("in", 0), NextOffset(next))],
         membership: consumer.membership().expect("a member"),
     }
@@ -209,55 +213,41 @@ fn a_call_that_may_be_made_again_is() {
 #[test]
 fn values_that_are_not_copied_arrive_whole() {
     let cluster = cluster(1);
-    let record = |length: usize| OutRecord {
-        topic: Arc::from("in"),
-        partition: Some(0),
-        timestamp_ms: None,
-        key: None,
-        value: Some(Bytes::from(vec![length as u8; length])),
-        headers: Vec::new(),
-    };
+    let large = |length: usize| record("in", vec![length as u8; length]);
     let lengths = [1, 65_535, 65_536, 400_001, 900_002];
     let mut sender = PlainSender::new(ProducerSettings::new(connection(&cluster)));
     for length in lengths {
-        sender.send(&Arc::new(vec![record(length)])).expect("is acknowledged");
+        sender.send(&Arc::new(vec![large(length)])).expect("is acknowledged");
     }
-    let mut consumer = member(&cluster);
+    let read = read(&cluster, lengths.len());
+    for (read, length) in read.iter().zip(lengths) {
+        assert_eq!(read.value, large(length).value);
+    }
+}
+
+/// The first `count` records of the topic `in`.
+fn read(cluster: &Cluster, count: usize) -> Vec<InRecord> {
+    let mut consumer = member(cluster);
     let mut read = Vec::new();
     let begun = Instant::now();
-    while read.len() < lengths.len() {
+    while read.len() < count {
         assert!(begun.elapsed() < LIMIT, "{} read", read.len());
         consumer.poll(1_000, Duration::from_millis(50), &mut read).expect("goes on");
     }
-    for (read, length) in read.iter().zip(lengths) {
-        assert_eq!(read.value, record(length).value);
-    }
+    read
 }
 
 #[test]
 fn a_full_queue_keeps_the_order() {
     const RECORDS: usize = 60_000;
     let cluster = cluster(1);
-    let record = |number: usize| OutRecord {
-        topic: Arc::from("in"),
-        partition: Some(0),
-        timestamp_ms: None,
-        key: None,
-        value: Some(Bytes::from(number.to_string())),
-        headers: Vec::new(),
-    };
-    let records: Arc<Vec<OutRecord>> = Arc::new((0..RECORDS).map(record).collect());
+    let numbers = (0..RECORDS).map(|number| record("in", number.to_string()));
+    let records: Arc<Vec<OutRecord>> = Arc::new(numbers.collect());
     // More than the queue takes at once.
     PlainSender::new(ProducerSettings::new(connection(&cluster)))
         .send(&records)
         .expect("all are acknowledged");
-    let mut consumer = member(&cluster);
-    let mut read = Vec::new();
-    let begun = Instant::now();
-    while read.len() < RECORDS {
-        assert!(begun.elapsed() < LIMIT, "{} read", read.len());
-        consumer.poll(1_000, Duration::from_millis(50), &mut read).expect("goes on");
-    }
+    let read = read(&cluster, RECORDS);
     let values = read.iter().map(|record| record.value.clone());
     assert!(
         values.eq(records.iter().map(|record| record.value.clone())),
